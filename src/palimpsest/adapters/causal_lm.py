@@ -1,0 +1,227 @@
+"""Causal language models of Hugging Face transformers.
+
+One forward serves all roles; the output layer is kept apart from it, so that log-probabilities of the targets
+never cost the [B, T, V] logits.  Rows may be padded on either side, or packed into one row without padding.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from palimpsest.adapters.causal_lm_subject import CausalLMSubject
+from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
+from palimpsest.audit import Row
+from palimpsest.kernels.linear_log_probability import linear_logits
+from palimpsest.reference import Columns
+from palimpsest.roles import Roles
+from palimpsest.views import IGNORE, Batch, Example, Head, TokenOutputs, TokenView, Unit, View
+
+__all__ = ["CausalLM", "unwrapped"]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside a DistributedDataParallel wrapper, or the module itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLM:
+    """``tokenizer`` of the model; ``max_length`` in tokens, longer rows are refused.
+
+    ``chat`` wraps plain prompts and completions as user and assistant turns; ``chat_template`` replaces the
+    tokenizer's template (``chatml`` is built in).  ``packed`` trains without padding, which pays where rows
+    differ much in length.
+    """
+
+    tokenizer: Any
+    max_length: int = 1024
+    chat: bool = False
+    chat_template: str | None = None
+    packed: bool = False
+    _apart: weakref.WeakKeyDictionary[nn.Module, bool] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+
+    @property
+    def tokens(self) -> Tokens:
+        """How this adapter turns text into tokens."""
+        return Tokens(self.tokenizer, self.chat, self.chat_template)
+
+    def roles(self, **rows: Sequence[Row]) -> Roles:
+        """``adapter.roles(forget=[…], retain=[…])``."""
+        return Roles(self, rows)
+
+    def encode(self, row: Row, place: str = "row") -> Example:
+        """Token ids [T] and labels [T] (-100 where not scored)."""
+        ids, start = complete(row, self.tokens, place)
+        self._fits(len(ids), place)
+        if len(ids) <= max(start, 1):
+            raise ValueError(f"{place}: no token is left to be scored; give the completion some text.")
+        labels = [IGNORE] * start + ids[start:]
+        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+    def prompt(self, row: Row, place: str = "row") -> list[int]:
+        """Token ids from which an answer is generated."""
+        ids = prompt_ids(row, self.tokens, place)
+        self._fits(len(ids), place)
+        return ids
+
+    def _fits(self, length: int, place: str) -> None:
+        if length > self.max_length:
+            raise ValueError(f"{place} has {length} tokens, but max_length is {self.max_length}; shorten the row or raise model.max_length.")
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Right-padded: input_ids, attention_mask, labels [B, T]; scalars per row are stacked to [B]."""
+        longest = max(len(e["input_ids"]) for e in examples)
+        fill = self.tokenizer.pad_token_id or 0  # masked out, so any id serves where the tokenizer has none
+
+        def stack(name: str, value: int) -> Tensor:
+            return torch.stack([pad(e[name], (0, longest - len(e[name])), value=value) for e in examples])
+
+        lengths = torch.tensor([len(e["input_ids"]) for e in examples])
+        batch = {
+            "input_ids": stack("input_ids", fill),
+            "labels": stack("labels", IGNORE),
+            "attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long(),
+        }
+        return batch | {k: torch.stack([e[k] for e in examples]) for k in examples[0] if k not in batch}
+
+    def count(self, batch: Batch, unit: Unit) -> int:
+        """Scored tokens, or rows."""
+        return int((batch["labels"][:, 1:] != IGNORE).sum()) if unit == "token" else len(batch["labels"])
+
+    def views(
+        self, model: nn.Module, batch: Mapping[str, Batch], roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, TokenView]:
+        """One forward over the rows of all roles, padded together; then each role's own share."""
+        width = max(batch[r]["input_ids"].shape[1] for r in roles)
+        ids, mask = (
+            torch.cat([pad(batch[r][k], (0, width - batch[r][k].shape[1])) for r in roles])
+            for k in ("input_ids", "attention_mask")
+        )
+        taps = tuple(sorted(n.removeprefix("hidden:") for n in needs if n != "hidden:last"))
+        whole = self._forward(model, ids, mask, taps)
+        views, first = {}, 0
+        for role in roles:
+            rows, length = batch[role]["input_ids"].shape
+
+            def part(value: Tensor | None, first: int = first, rows: int = rows, length: int = length) -> Tensor | None:
+                return None if value is None else value[first : first + rows, :length]
+
+            tapped = {k: v[first : first + rows, :length] for k, v in whole.taps.items()}
+            views[role] = TokenView(batch[role], TokenOutputs(part(whole.hidden), whole.head, part(whole.logits), tapped))
+            first += rows
+        return views
+
+    def _forward(self, model: nn.Module, ids: Tensor, mask: Tensor, taps: Sequence[str]) -> TokenOutputs:
+        """Hidden states before the head, and the head; the logits only where the two cannot be told apart."""
+        inner = unwrapped(model)
+        inputs = self._inputs(inner, ids, mask)
+        head = head_of(inner) if self._apart.get(inner, True) else None
+        kept: dict[str, Tensor] = {}
+
+        def record(name: str) -> Any:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                kept[name] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        def cut(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            kept[""] = args[0]  # what enters the head, [B, T, D]
+            return (args[0][:, :1], *args[1:])  # the model itself then makes the logits of one position only
+
+        handles = [inner.get_submodule(name).register_forward_hook(record(name)) for name in taps]
+        if head is not None:
+            handles.append(inner.get_output_embeddings().register_forward_pre_hook(cut))  # type: ignore[operator]
+        try:
+            logits = model(**inputs, use_cache=False).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        hidden = kept.pop("", None)
+        if head is not None and hidden is not None and inner not in self._apart:
+            again = linear_logits(hidden[:1, :1], head.weight, head.bias, softcap=head.softcap, scale=head.scale)
+            self._apart[inner] = bool(torch.allclose(again.float(), logits[:1].float(), rtol=1e-2, atol=1e-2))
+            if not self._apart[inner]:  # the model does something of its own to the logits
+                return self._forward(model, ids, mask, taps)
+        unpack = self._unpacker(mask)
+        spread = {name: unpack(value) for name, value in kept.items()}
+        return TokenOutputs(None, None, unpack(logits), spread) if head is None or hidden is None else TokenOutputs(unpack(hidden), head, None, spread)
+
+    def _inputs(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        positions = (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
+        if self.packed:
+            seen = mask.bool()
+            return {"input_ids": ids[seen].unsqueeze(0), "position_ids": positions[seen].unsqueeze(0)}
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        left = not bool(mask[:, 0].all())
+        if left and "position_ids" in inspect.signature(_plain(model).forward).parameters:
+            inputs["position_ids"] = positions
+        return inputs
+
+    def _unpacker(self, mask: Tensor) -> Any:
+        if not self.packed:
+            return lambda value: value
+
+        def unpack(value: Tensor) -> Tensor:  # [1, N, D] -> [B, T, D]
+            padded = value.new_zeros(*mask.shape, value.shape[-1])
+            return padded.index_put(tuple(mask.bool().nonzero(as_tuple=True)), value[0])
+
+        return unpack
+
+    def store(self, view: View, full: bool) -> list[Columns]:
+        """Per row, the log-probabilities [T-1] without padding, and what enters the head [T, D] if ``full``."""
+        assert isinstance(view, TokenView)
+        rows: list[Columns] = []
+        for i, length in enumerate(view.batch["attention_mask"].sum(1).tolist()):
+            columns = {"logp": view.logp[i, : length - 1].clone()}
+            if full:
+                columns["hidden"] = view.hidden("last")[i, :length].clone()
+            rows.append(columns)
+        return rows
+
+    def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> TokenView:
+        """A view of ``batch`` from what ``store`` kept."""
+        width, device = batch["input_ids"].shape[1], batch["input_ids"].device
+        hidden = None
+        if head is not None:
+            hidden = torch.stack([pad(c["hidden"], (0, 0, 0, width - len(c["hidden"]))) for c in columns]).to(device)
+        view = TokenView(batch, TokenOutputs(hidden, head))
+        logp = torch.stack([pad(c["logp"], (0, width - 1 - len(c["logp"]))) for c in columns]).to(device)
+        view.__dict__["logp"] = logp  # the cached property, filled
+        return view
+
+    def frozen_head(self, model: nn.Module) -> Head | None:
+        """A detached copy of the output layer."""
+        head = head_of(unwrapped(model))
+        if head is None:
+            raise ValueError("This model's output layer cannot be kept apart, so whole distributions cannot be cached; use reference: copy.")
+        bias = None if head.bias is None else head.bias.detach().clone()
+        return Head(head.weight.detach().clone(), bias, head.softcap, head.scale)
+
+    def subject(self, model: nn.Module) -> CausalLMSubject:
+        """What an audit may ask of the model."""
+        return CausalLMSubject(self, model)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The transformers model under a peft wrapper, whose own forward hides the signature."""
+    return model.get_base_model() if type(model).__name__.startswith("Peft") else model  # type: ignore[operator]
+
+
+def head_of(model: nn.Module) -> Head | None:
+    """The model's output layer as numbers, or None where it is not a plain linear layer held whole on this process."""
+    from torch.distributed.tensor import DTensor
+
+    layer = model.get_output_embeddings()  # type: ignore[operator]
+    if type(layer) is not nn.Linear or isinstance(layer.weight, DTensor):
+        return None
+    config = _plain(model).config
+    softcap = config.to_dict().get("final_logit_softcapping")  # type: ignore[union-attr]
+    return Head(layer.weight, layer.bias, softcap)

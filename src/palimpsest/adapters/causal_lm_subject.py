@@ -1,0 +1,101 @@
+"""The four questions an audit may ask, answered by a causal language model in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.audit import Row
+from palimpsest.reference import evaluating
+
+if TYPE_CHECKING:
+    from palimpsest.adapters.causal_lm import CausalLM
+
+__all__ = ["CausalLMSubject"]
+
+TOKENS_A_BATCH = 2048
+"""Padded tokens in one scoring batch: large enough to keep two cores or one card busy, small enough for both."""
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first, so that a batch wastes little padding and the first needs most memory."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+class CausalLMSubject:
+    """A model and the adapter that feeds it. Answers are the same whatever the batch; rows come back in order."""
+
+    def __init__(self, adapter: CausalLM, model: nn.Module, *, tokens_a_batch: int = TOKENS_A_BATCH) -> None:
+        self.adapter = adapter
+        self.model = model
+        self.tokens_a_batch = tokens_a_batch
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def logp(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Per row, log-probabilities in nats of the scored tokens, float32 on CPU, [T_i]."""
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        found: dict[int, Tensor] = {}
+        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+            batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
+            with evaluating(self.model):
+                view = self.adapter.views(self.model, {"": batch}, [""])[""]
+                logp, mask = view.logp.float().cpu(), view.mask.cpu()  # [B, T-1]
+            found.update({i: logp[b][mask[b]] for b, i in enumerate(indices)})
+        return [found[i] for i in range(len(rows))]
+
+    def embed(self, rows: Sequence[Row]) -> Tensor:
+        """Mean over a row's tokens of what enters the head, float32 on CPU, [N, D]."""
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        found: dict[int, Tensor] = {}
+        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+            batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
+            with evaluating(self.model):
+                hidden = self.adapter.views(self.model, {"": batch}, [""])[""].hidden("last").float()  # [B, T, D]
+                mask = batch["attention_mask"].unsqueeze(-1)  # [B, T, 1]
+                mean = (hidden * mask).sum(1) / mask.sum(1)  # [B, D]
+            found.update(dict(zip(indices, mean.cpu())))
+        return torch.stack([found[i] for i in range(len(rows))])
+
+    def generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
+        """Greedy answers as text, without prompt and special tokens."""
+        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
+        found: dict[int, str] = {}
+        budget = max(self.tokens_a_batch, max(map(len, prompts)) + max_new_tokens)
+        for indices in _batches([len(p) + max_new_tokens for p in prompts], budget):
+            found.update(zip(indices, self._continue([prompts[i] for i in indices], max_new_tokens)))
+        return [found[i] for i in range(len(rows))]
+
+    def _continue(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        """One left-padded batch of greedy generation."""
+        from transformers import GenerationConfig
+
+        tokenizer = self.adapter.tokenizer
+        width = max(map(len, prompts))
+        fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        ids = torch.tensor([[fill] * (width - len(p)) + p for p in prompts], device=self._device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        greedy = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=fill, eos_token_id=tokenizer.eos_token_id
+        )
+        with evaluating(self.model):
+            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)  # type: ignore[operator]
+        texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def predict(self, rows: Sequence[Row]) -> Tensor:
+        """A language model has no classes of its own."""
+        raise ValueError("This audit asks for classes, which a language model has none of; use an audit of probabilities or text.")

@@ -1,0 +1,130 @@
+"""Any module from tensors to class logits: images, text or tables.
+
+Rows have ``inputs`` (a tensor or nested list of one fixed shape) and ``label`` (a class number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.audit import Row
+from palimpsest.reference import Columns, evaluating
+from palimpsest.roles import Roles
+from palimpsest.views import Batch, Example, Head, LabelView, Unit, View
+
+__all__ = ["Classifier", "ClassifierSubject"]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """``classes`` is their number C; ``features`` the path of a module whose output is the features, if any."""
+
+    classes: int
+    features: str | None = None
+
+    def roles(self, **rows: Sequence[Row]) -> Roles:
+        """``adapter.roles(forget=[…], retain=[…])``."""
+        return Roles(self, rows)
+
+    def encode(self, row: Row, place: str = "row") -> Example:
+        """inputs as a float tensor, labels as a scalar."""
+        if "inputs" not in row or "label" not in row:
+            raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
+        label = int(row["label"])
+        if not 0 <= label < self.classes:
+            raise ValueError(f"{place}: the label {label} lies outside 0..{self.classes - 1}; correct it or set model.classes.")
+        inputs = torch.as_tensor(row["inputs"])
+        inputs = inputs if inputs.is_floating_point() else inputs.float()
+        if not bool(torch.isfinite(inputs).all()):
+            raise ValueError(f"{place}: the inputs hold a value that is not finite; correct the row or leave it out.")
+        return {"inputs": inputs, "labels": torch.tensor(label)}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Every column stacked to [B, ...]."""
+        shapes = {tuple(e["inputs"].shape) for e in examples}
+        if len(shapes) > 1:
+            raise ValueError(f"The inputs have different shapes, {sorted(shapes)}; bring them to one shape first.")
+        return {name: torch.stack([e[name] for e in examples]) for name in examples[0]}
+
+    def count(self, batch: Batch, unit: Unit) -> int:
+        """Rows, whatever the unit is called."""
+        return len(batch["labels"])
+
+    def views(
+        self, model: nn.Module, batch: Mapping[str, Batch], roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, LabelView]:
+        """One forward over the rows of all roles."""
+        kept: list[Tensor] = []
+        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        handle = None
+        if self.features is not None:
+            handle = inner.get_submodule(self.features).register_forward_hook(lambda _, __, out: kept.append(out))
+        try:
+            logits = model(torch.cat([batch[r]["inputs"] for r in roles]))  # [sum of B, C]
+        finally:
+            if handle is not None:
+                handle.remove()
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise ValueError(f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes].")
+        sizes = [len(batch[r]["labels"]) for r in roles]
+        features = kept[0].split(sizes) if kept else [None] * len(sizes)
+        parts = zip(roles, logits.split(sizes), features, strict=True)
+        return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
+
+    def store(self, view: View, full: bool) -> list[Columns]:
+        """The logits [C] of each row."""
+        assert isinstance(view, LabelView)
+        return [{"logits": row.clone()} for row in view.logits]
+
+    def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> LabelView:
+        """A view of ``batch`` from stored logits."""
+        return LabelView(batch, torch.stack([c["logits"] for c in columns]).to(batch["labels"].device))
+
+    def frozen_head(self, model: nn.Module) -> Head | None:
+        """Logits are stored whole, so no head is needed."""
+        return None
+
+    def subject(self, model: nn.Module) -> ClassifierSubject:
+        """What an audit may ask of the model."""
+        return ClassifierSubject(self, model)
+
+
+class ClassifierSubject:
+    """A classifier under audit, in batches of ``rows_a_batch``."""
+
+    def __init__(self, adapter: Classifier, model: nn.Module, *, rows_a_batch: int = 512) -> None:
+        self.adapter = adapter
+        self.model = model
+        self.rows_a_batch = rows_a_batch
+
+    def _views(self, rows: Sequence[Row]) -> list[LabelView]:
+        device = next(self.model.parameters()).device
+        views = []
+        for first in range(0, len(rows), self.rows_a_batch):
+            chunk = rows[first : first + self.rows_a_batch]
+            batch = self.adapter.collate([self.adapter.encode(r, f"row {first + i}") for i, r in enumerate(chunk)])
+            with evaluating(self.model):
+                views.append(self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""])
+        return views
+
+    def logp(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The log-probability of each row's class, [1] each."""
+        return [value.view(1) for view in self._views(rows) for value in view.logp.detach().float().cpu()]
+
+    def embed(self, rows: Sequence[Row]) -> Tensor:
+        """The features, [N, D]."""
+        return torch.cat([view.features.detach().flatten(1).float().cpu() for view in self._views(rows)])
+
+    def generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
+        """A classifier writes nothing."""
+        raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
+
+    def predict(self, rows: Sequence[Row]) -> Tensor:
+        """Class log-probabilities, [N, C]."""
+        return torch.cat([view.log_probs.detach().float().cpu() for view in self._views(rows)])
+
+

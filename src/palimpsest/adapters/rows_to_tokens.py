@@ -1,0 +1,114 @@
+"""Rows of text as token ids and labels.
+
+Rows are written as in TRL: ``text``; ``prompt`` and ``completion`` (text, or lists of messages); ``messages``.
+With a prompt, only the completion is scored; of messages, the last one.  Prompt and completion are tokenized
+apart and joined, so that a question asked later is tokenized exactly as it was in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palimpsest.audit import Row
+
+__all__ = ["CHATML", "Tokens", "complete", "prompt_ids"]
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML without a default system prompt, which in some models' own templates is longer than the conversation."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How text becomes tokens: the tokenizer, whether plain prompts are wrapped as a chat, and the template."""
+
+    tokenizer: Any
+    chat: bool = False
+    chat_template: str | None = None
+
+    def render(self, messages: Sequence[Mapping[str, str]], place: str, *, generation: bool) -> str:
+        """Messages as one text; ``generation`` ends it where the assistant's answer begins."""
+        template = CHATML if self.chat_template == "chatml" else self.chat_template
+        if template is None and self.tokenizer.chat_template is None:
+            raise ValueError(f"{place}: this tokenizer has no chat template; set model.chat_template (for example chatml).")
+        text: str = self.tokenizer.apply_chat_template(
+            list(messages), chat_template=template, tokenize=False, add_generation_prompt=generation
+        )
+        return text
+
+    def ids(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return found
+
+
+def _messages(value: Any, role: str, column: str, place: str) -> list[Mapping[str, str]]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, list) and value and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value):
+        return list(value)
+    raise ValueError(f"{place}: {column} must be text or a list of messages with role and content, not {str(value)[:60]!r}.")
+
+
+def _conversation(row: Row, tokens: Tokens, place: str) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
+    """(prompt, completion) as messages, or None where the row is not a conversation."""
+    if "messages" in row:
+        found = _messages(row["messages"], "user", "messages", place)
+        if len(found) < 2 or found[-1]["role"] != "assistant":
+            raise ValueError(f"{place}: messages must end with the assistant's answer to be scored.")
+        return found[:-1], found[-1:]
+    prompt, completion = row.get("prompt"), row.get("completion", "")
+    if prompt is not None and (tokens.chat or not isinstance(prompt, str)):
+        return _messages(prompt, "user", "prompt", place), _messages(completion, "assistant", "completion", place)
+    return None
+
+
+def _known(row: Row, place: str) -> None:
+    if not any(column in row for column in ("text", "prompt", "messages")):
+        raise ValueError(
+            f"{place} has the columns {sorted(map(str, row))}; a language model needs text, or prompt and completion, or messages."
+        )
+
+
+def prompt_ids(row: Row, tokens: Tokens, place: str) -> list[int]:
+    """The tokens that a generation for this row starts from."""
+    _known(row, place)
+    conversation = _conversation(row, tokens, place)
+    if conversation is not None:
+        return tokens.ids(tokens.render(conversation[0], place, generation=True))
+    if "prompt" not in row:
+        raise ValueError(f"{place}: generation starts from a prompt, but the row has only text; add prompt and completion.")
+    return tokens.ids(str(row["prompt"]), special=True)
+
+
+def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
+    """All tokens of a row, and how many of them at the start are not scored."""
+    _known(row, place)
+    eos = tokens.tokenizer.eos_token_id
+    if "text" in row and "prompt" not in row and "messages" not in row:
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            raise ValueError(f"{place}: text is empty; give it words or leave the row out.")
+        return tokens.ids(row["text"], special=True), 1
+    if "messages" not in row and "completion" not in row:
+        raise ValueError(f"{place} has a prompt but no completion; add the column completion.")
+    start = prompt_ids(row, tokens, place)
+    conversation = _conversation(row, tokens, place)
+    if conversation is None:
+        answer = tokens.ids(str(row["completion"])) + ([eos] if eos is not None else [])
+        empty = not str(row["completion"]).strip()
+    else:
+        prefix = tokens.render(conversation[0], place, generation=True)
+        whole = tokens.render([*conversation[0], *conversation[1]], place, generation=False)
+        if not whole.startswith(prefix):
+            raise ValueError(f"{place}: this chat template rewrites the prompt once an answer follows; set model.chat_template.")
+        answer = tokens.ids(whole[len(prefix) :])
+        if eos in answer:  # what a template prints after the end of the turn is not the model's to say
+            answer = answer[: len(answer) - answer[::-1].index(eos)]
+        empty = not str(conversation[1][-1]["content"]).strip()
+    if empty:
+        raise ValueError(f"{place}: the completion is empty, so nothing would be scored; fill it or leave the row out.")
+    return start + answer, len(start)

@@ -1,0 +1,1 @@
+"""A measurement, one value per item. One file a method."""

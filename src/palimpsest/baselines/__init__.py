@@ -1,0 +1,1 @@
+"""What a method is held against. One file each."""

@@ -1,0 +1,215 @@
+"""Files that are written whole or not at all, and the state of a training run.
+
+Tensors are stored as safetensors and everything else as JSON: nothing here is ever unpickled.  A checkpoint is
+a folder that appears under its name only when it is complete, so a run that is killed at any point finds the
+last complete one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Checkpoint", "latest", "read_tensors", "restore", "save", "write_json", "write_tensors", "write_text"]
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that takes its place when the block ends well, and disappears otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror or error}); free some space or choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically; a number that is not finite is an error here, not in the reader."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], constants: Mapping[str, Any] | None = None) -> None:
+    """Writes tensors (and JSON constants beside them) as one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # Two names may share one storage (tied weights); safetensors refuses that, so each name gets its own copy.
+    seen: set[int] = set()
+    own = {}
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        pointer = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if pointer in seen else value
+        seen.add(pointer)
+    with _replacing(path) as temporary:
+        try:
+            save_file(own, str(temporary), metadata={"constants": json.dumps(dict(constants or {}))})
+        except SafetensorError as error:  # a full disk arrives here in this disguise
+            raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what ``write_tensors`` wrote: the tensors and the constants."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads((file.metadata() or {}).get("constants", "{}"))
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path} could not be read ({error}); delete it to start again from the last complete file.") from error
+
+
+class Checkpoint:
+    """One complete checkpoint folder: ``step`` and ``extra`` (JSON), tensors read on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.step: int = record["step"]
+        self.extra: dict[str, Any] = record["extra"]
+        self.optimizer: dict[str, Any] = record["optimizer"]
+        self.random: dict[str, Any] = record["random"]
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint in ``folder``, or None."""
+    found = sorted(folder.glob("step-*/state.json")) if folder.is_dir() else []
+    return Checkpoint(found[-1].parent) if found else None
+
+
+def _split_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state as tensors by name and everything else as JSON."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    return tensors, {"state": plain, "param_groups": state["param_groups"]}
+
+
+def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    version, internal, gauss = random.getstate()
+    return tensors, {
+        "numpy": [kind, int(position), int(has_gauss), float(cached)],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    states: Mapping[str, nn.Module | None],
+    extra: Mapping[str, Any],
+    keep: int = 1,
+) -> None:
+    """Writes ``folder/step-<n>`` and then deletes all but the newest ``keep`` checkpoints.
+
+    Trainable parameters, buffers, the optimizer, the objectives' states and the random generators are kept;
+    frozen parameters are not, since the stage starts from files that have them.
+    """
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_tensors(temporary / "model.safetensors", moving(model))
+        optimizer_tensors, optimizer_plain = _split_optimizer(optimizer)
+        write_tensors(temporary / "optimizer.safetensors", optimizer_tensors)
+        state = {f"{n}/{k}": v for n, m in states.items() if m is not None for k, v in m.state_dict().items()}
+        write_tensors(temporary / "objectives.safetensors", state)
+        random_tensors, random_plain = _random_state()
+        write_tensors(temporary / "random.safetensors", random_tensors)
+        record = {"step": step, "extra": dict(extra), "optimizer": optimizer_plain, "random": random_plain}
+        write_json(temporary / "state.json", record)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def moving(model: nn.Module) -> dict[str, Tensor]:
+    """What training may change: the trainable parameters and the buffers that are part of the model's state."""
+    state = model.state_dict(keep_vars=True)
+    return {n: v.detach() for n, v in state.items() if not isinstance(v, nn.Parameter) or v.requires_grad}
+
+
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    states: Mapping[str, nn.Module | None],
+) -> None:
+    """Puts everything back exactly as ``save`` found it."""
+    tensors, _ = read_tensors(checkpoint.folder / "model.safetensors")
+    missing = model.load_state_dict(tensors, strict=False).unexpected_keys
+    absent = [n for n in moving(model) if n not in tensors]
+    if missing or absent:
+        raise ValueError(
+            f"{checkpoint.folder} belongs to another model (it lacks or has too many weights, such as "
+            f"{(list(missing) + absent)[0]!r}); choose another run folder."
+        )
+    flat, _ = read_tensors(checkpoint.folder / "optimizer.safetensors")
+    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in checkpoint.optimizer["state"].items()}
+    for key, value in flat.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.optimizer["param_groups"]})
+    stored, _ = read_tensors(checkpoint.folder / "objectives.safetensors")
+    for name, module in states.items():
+        if module is not None:
+            prefix = f"{name}/"
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    _restore_random(checkpoint)
+
+
+def _restore_random(checkpoint: Checkpoint) -> None:
+    tensors, _ = read_tensors(checkpoint.folder / "random.safetensors")
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    kind, position, has_gauss, cached = checkpoint.random["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = checkpoint.random["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,1 @@
+"""A change of weights made without training. One file a method."""

@@ -1,0 +1,1 @@
+"""A change of behavior at inference. One file a method."""

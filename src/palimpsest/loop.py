@@ -1,0 +1,287 @@
+"""The plain PyTorch loop: exact, resumable, and short enough to be read before it is trusted.
+
+    result = fit(model, roles, objective, Training(steps=100, batch=8, lr=1e-5), folder=Path("run"))
+
+Killed at any point and started again with the same arguments, a run ends with the same weights, bit for bit on
+one CPU process.  A loss that is not finite stops the run before the weights change; Ctrl-C keeps what was done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from palimpsest import checkpoint
+from palimpsest.combine import Combine, Sum
+from palimpsest.mask import Mask
+from palimpsest.objective import Schedule, Term, Total
+from palimpsest.reference import Reference
+from palimpsest.roles import Roles
+from palimpsest.step import NotFinite, Step, add_parts
+
+__all__ = ["Interrupted", "Progress", "Result", "Stopped", "Training", "fit", "learning_rate", "make_optimizer", "steps_of"]
+
+
+class Stopped(RuntimeError):
+    """Training ended early; what was reached is on disk."""
+
+
+class Interrupted(Stopped):
+    """Ctrl-C: the state was saved, and the same command goes on from there."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how fast, with what.
+
+    ``epochs`` count rounds through the first role of the objective; give either ``epochs`` or ``steps``.  ``batch`` is
+    the number of rows of every role in one optimizer step, over all processes and micro-batches.  ``lr`` is
+    multiplied by ``schedule(progress)`` and raised linearly over the first ``warmup`` share of the steps.
+    ``precision`` bfloat16 runs the forward under autocast; weights and optimizer stay as they are.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    batch: int = 8
+    accumulation: int = 1
+    lr: float = 1e-5
+    optimizer: Any = "adamw"
+    weight_decay: float = 0.0
+    schedule: Schedule | None = None
+    warmup: float = 0.0
+    clip: float | None = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    loop: Literal["plain", "trainer"] = "plain"
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("Give either epochs or steps, one of the two.")
+        positive = {"epochs": self.epochs, "steps": self.steps, "batch": self.batch, "accumulation": self.accumulation}
+        for name, value in positive.items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be above 0, not {value}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr must be a finite number above 0, not {self.lr}.")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a share of the steps in [0, 1], not {self.warmup}.")
+        if self.batch % self.accumulation:
+            raise ValueError(f"A batch of {self.batch} rows cannot be split into {self.accumulation} equal micro-batches.")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, not {self.checkpoint_every}.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands: ``step`` of ``steps`` done, the terms' values at it, and the seconds used since the start."""
+
+    step: int
+    steps: int
+    parts: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage did: ``curves`` hold each term's unweighted value by step."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+def steps_of(training: Training, roles: Roles, objective: Total) -> int:
+    """Optimizer steps of a stage: epochs are rounds through the objective's first role."""
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    if not objective.roles:
+        raise ValueError("An objective without data roles has no epochs; give steps.")
+    return max(1, math.ceil(training.epochs * roles.size(objective.roles[0]) / training.batch))
+
+
+def learning_rate(training: Training, step: int, steps: int) -> float:
+    """The rate of the step with number ``step`` (0 the first)."""
+    progress = step / steps
+    rate = training.lr * (training.schedule(progress) if training.schedule is not None else 1.0)
+    ramp = training.warmup * steps
+    return rate * min(1.0, (step + 1) / ramp) if ramp >= 1 else rate
+
+
+def make_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD by name, or a callable (parameters, lr, weight_decay) -> optimizer.
+
+    Vectors (norms, biases) take no weight decay.
+    """
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    if not decayed and not plain:
+        raise ValueError("No parameter of the model is trainable; unfreeze some or attach an adapter.")
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, weight_decay=training.weight_decay, momentum=0.9)
+    if callable(training.optimizer):
+        made: torch.optim.Optimizer = training.optimizer(groups, lr=training.lr, weight_decay=training.weight_decay)
+        return made
+    raise ValueError(f"There is no optimizer {training.optimizer!r}; there are: adamw, sgd.")
+
+
+def fit(
+    model: nn.Module,
+    roles: Roles,
+    objective: Total | Term,
+    training: Training,
+    *,
+    seed: int = 0,
+    reference: Reference | None = None,
+    teacher: Reference | None = None,
+    combine: Combine | None = None,
+    mask: Mask | None = None,
+    folder: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Trains ``model`` in place. With a ``folder``, goes on from the last complete checkpoint in it.
+
+    Raises ``Interrupted`` on Ctrl-C and ``Stopped`` when a loss or gradient is not finite; both leave the last good
+    state in ``folder``.
+    """
+    total = Total((objective,)) if isinstance(objective, Term) else objective
+    autocast = torch.bfloat16 if training.precision == "bfloat16" else None
+    step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
+    step.prepare(roles)
+    steps = steps_of(training, roles, total)
+    run = _Run(model, roles, training, step, make_optimizer(training, step.model), seed, steps, folder)
+    run.resume()
+    return run.go(on_step)
+
+
+class _Run:
+    """The state of one ``fit``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: Roles,
+        training: Training,
+        step: Step,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        steps: int,
+        folder: Path | None,
+    ) -> None:
+        self.model, self.roles, self.training, self.step = model, roles, training, step
+        self.optimizer, self.seed, self.steps, self.folder = optimizer, seed, steps, folder
+        self.done, self.tokens, self.before = 0, 0, 0.0
+        self.curves: dict[str, list[tuple[int, float]]] = {t.name: [] for t in step.objective.terms}
+        self.rank = torch.distributed.get_rank() if step.processes > 1 else 0
+        self.interrupted = False
+        self.every = training.checkpoint_every or max(1, steps // 10)
+
+    def resume(self) -> None:
+        """Goes back to the last complete checkpoint, or seeds the generators of a fresh start."""
+        found = checkpoint.latest(self.folder) if self.folder is not None else None
+        if found is None:
+            torch.manual_seed(self.seed)
+            return
+        checkpoint.restore(found, self.model, self.optimizer, self.step.states)
+        self.done, self.tokens = found.step, found.extra["tokens"]
+        self.before = found.extra["seconds"]
+        self.curves = {k: [(int(s), float(v)) for s, v in points] for k, points in found.extra["curves"].items()}
+
+    def go(self, on_step: Callable[[Progress], None] | None) -> Result:
+        """All remaining steps."""
+        self.model.train()
+        start = time.perf_counter()
+        try:
+            while self.done < self.steps:
+                if self.interrupted:
+                    raise KeyboardInterrupt
+                with self._whole_step():
+                    parts = self._one()
+                    self.done += 1
+                for name, value in parts.items():
+                    self.curves[name].append((self.done, value))
+                seconds = self.before + time.perf_counter() - start
+                if self.done % self.every == 0 and self.done < self.steps:
+                    self._save(seconds)
+                if on_step is not None:
+                    on_step(Progress(self.done, self.steps, parts, seconds))
+        except KeyboardInterrupt:
+            self._save(self.before + time.perf_counter() - start)
+            where = f"; run the same command again to go on from {self.folder}" if self.folder else ""
+            raise Interrupted(f"Stopped by you after step {self.done} of {self.steps}{where}.") from None
+        except NotFinite as error:
+            self._save(self.before + time.perf_counter() - start)
+            kept = f"; the weights of step {self.done} are kept in {self.folder}" if self.folder else ""
+            raise Stopped(
+                f"Training stopped at step {self.done + 1} of {self.steps}: {error}. Lower train.lr or the term's weight{kept}."
+            ) from None
+        self.model.eval()
+        return Result(self.steps, self.before + time.perf_counter() - start, self.tokens, self.curves)
+
+    @contextlib.contextmanager
+    def _whole_step(self) -> Iterator[None]:
+        """Holds Ctrl-C back until the step is complete, so that what is saved is a state between two steps."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def remember(_: int, __: object) -> None:
+            self.interrupted = True
+
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _one(self) -> dict[str, float]:
+        """One optimizer step; the weights move only if every number in it is finite."""
+        training = self.training
+        batches = self.roles.window(
+            self.done,
+            training.batch,
+            seed=self.seed,
+            rank=self.rank,
+            world=self.step.processes,
+            accumulation=training.accumulation,
+            roles=self.step.objective.roles,
+        )
+        device = next(self.model.parameters()).device
+        counts = self.step.count(batches)
+        parts: dict[str, float] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch in batches:
+            losses = self.step.backward(batch.to(device), counts, self.done / self.steps, micro=len(batches))
+            add_parts(parts, losses.parts)
+            self.tokens += sum(b["input_ids"].numel() if "input_ids" in b else len(b["labels"]) for b in batch.values())
+        self.step.gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.step.parameters, training.clip or math.inf, foreach=True)
+        if not bool(torch.isfinite(norm)):
+            worst = max(parts, key=lambda name: abs(parts[name]), default="")
+            raise NotFinite(f"the gradient became {float(norm)} (largest term: {worst})")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, self.done, self.steps)
+        self.optimizer.step()
+        self.step.after(self.optimizer)
+        return parts
+
+    def _save(self, seconds: float) -> None:
+        if self.folder is None or self.rank != 0:
+            return
+        extra = {"tokens": self.tokens, "seconds": seconds, "curves": self.curves}
+        checkpoint.save(self.folder, self.done, self.model, self.optimizer, self.step.states, extra)

@@ -1,0 +1,88 @@
+"""Which weights may move.  What a mask freezes does not move at all.
+
+Masking only the gradient is not enough: momentum of earlier steps and weight decay would still move the
+frozen entries.  So after every step the frozen entries are put back, and their momentum is cleared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.checkpoint import read_tensors, write_tensors
+from palimpsest.roles import Roles
+
+__all__ = ["Mask", "Masked", "Masker"]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """``moves`` maps a parameter's name to a bool tensor of its shape: True may move. Unnamed parameters are frozen."""
+
+    moves: Mapping[str, Tensor]
+    why: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """The share of the named entries that may move."""
+        total = sum(m.numel() for m in self.moves.values())
+        return sum(int(m.sum()) for m in self.moves.values()) / max(total, 1)
+
+    def save(self, path: Path) -> None:
+        """Writes the mask as safetensors."""
+        write_tensors(path, dict(self.moves), {"why": self.why})
+
+    @staticmethod
+    def load(path: Path) -> Mask:
+        """Reads what ``save`` wrote."""
+        moves, constants = read_tensors(path)
+        return Mask(moves, constants["why"])
+
+
+class Masker(Protocol):
+    """A frozen dataclass that looks at a model and its data and decides which weights may move."""
+
+    def __call__(self, model: nn.Module, roles: Roles) -> Mask:
+        """Decides at the weights as they are now."""
+        ...
+
+
+class Masked:
+    """A mask at work on one model: call ``before_step`` with gradients in place and ``after_step`` after the optimizer."""
+
+    def __init__(self, mask: Mask, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        unknown = [n for n in mask.moves if n not in parameters]
+        if unknown:
+            raise ValueError(f"The mask names {unknown[0]!r}, which is no parameter of this model; make it for this model.")
+        self._items: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        for name, parameter in parameters.items():
+            if not parameter.requires_grad:
+                continue
+            moves = mask.moves.get(name)
+            if moves is None:
+                moves = torch.zeros(parameter.shape, dtype=torch.bool)
+            if moves.shape != parameter.shape:
+                raise ValueError(f"The mask of {name!r} has shape {tuple(moves.shape)}, the parameter {tuple(parameter.shape)}.")
+            if not bool(moves.all()):
+                self._items.append((parameter, moves.to(parameter.device), parameter.detach().clone()))
+
+    def before_step(self) -> None:
+        """Clears the gradient of the frozen entries, so that they count in no norm and in no momentum."""
+        for parameter, moves, _ in self._items:
+            if parameter.grad is not None:
+                parameter.grad.mul_(moves)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Puts the frozen entries back, bit for bit, and clears their momentum."""
+        with torch.no_grad():
+            for parameter, moves, original in self._items:
+                parameter.copy_(torch.where(moves, parameter, original))
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.mul_(moves)

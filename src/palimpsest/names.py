@@ -1,0 +1,138 @@
+"""File name -> class: the whole registry.
+
+A method is found by the name of its file.  Every method file sets ``METHOD`` to its public class (or
+function), and nothing else has to be written down anywhere: the folder is its noun, the file name is its
+name in a recipe.
+
+    resolve("npo")            -> palimpsest.objectives.npo.NPO
+    resolve("pkg.mod:Class")  -> a class of yours, only with allow_imports=True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FAMILIES", "UnknownName", "build", "dump", "families", "names", "resolve"]
+
+FAMILIES = (
+    "objectives",
+    "edits",
+    "masks",
+    "interventions",
+    "selectors",
+    "audits",
+    "optim",
+    "schedules",
+    "layers",
+    "laws",
+    "procedures",
+    "baselines",
+)
+"""The folders whose files are methods; a folder that does not exist yet holds no names."""
+
+
+class UnknownName(LookupError):
+    """A name that no method file carries; the message suggests the nearest ones."""
+
+
+@cache
+def families() -> dict[str, dict[str, str]]:
+    """Family -> {name: module path}, read from the folders without importing a method."""
+    found: dict[str, dict[str, str]] = {}
+    root = Path(__file__).parent
+    for family in FAMILIES:
+        folder = root / family
+        modules = pkgutil.iter_modules([str(folder)]) if folder.is_dir() else ()
+        found[family] = {
+            m.name: f"palimpsest.{family}.{m.name}" for m in modules if not m.name.startswith("_")
+        }
+    return found
+
+
+def names(family: str | None = None) -> dict[str, str]:
+    """Name -> module path of one family, or of all of them together."""
+    if family is not None:
+        return dict(families().get(family, {}))
+    return {name: path for members in families().values() for name, path in members.items()}
+
+
+def resolve(name: str, family: str | None = None, *, allow_imports: bool = False) -> Any:
+    """The class (or function) that a recipe's name stands for.
+
+    Raises ``UnknownName`` with the nearest names when no file carries it, and when a third-party
+    ``package.module:Class`` is named without ``allow_imports``.
+    """
+    if ":" in name:
+        if not allow_imports:
+            raise UnknownName(
+                f"{name!r} names code outside Palimpsest, which a recipe may load only with --allow-imports; "
+                "add that flag if you trust the recipe."
+            )
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UnknownName(f"{name!r} could not be loaded ({error}); write it as package.module:Class.") from error
+    table = names(family)
+    if name not in table:
+        kind = {None: "method"}.get(family, (family or "").removesuffix("s"))
+        close = difflib.get_close_matches(name, table, 3, 0.5)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(sorted(table))}."
+        raise UnknownName(f"There is no {kind} {name!r}; {hint}")
+    return importlib.import_module(table[name]).METHOD
+
+
+def build(spec: str | dict[str, Any], family: str | None = None, *, place: str = "", allow_imports: bool = False) -> Any:
+    """A method from a recipe's ``name`` or ``{name: {field: value}}``, its fields checked by their types.
+
+    ``place`` is the recipe path that an error names, such as ``objective.0``.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    at = f"{place}: " if place else ""
+    if isinstance(spec, dict):
+        if len(spec) != 1:
+            raise ValueError(f"{at}name one method here, as {{name: {{…}}}}; there are {len(spec)}: {sorted(map(str, spec))}.")
+        name, fields = next(iter(spec.items()))
+    else:
+        name, fields = spec, {}
+    if not isinstance(name, str):
+        raise ValueError(f"{at}a method's name is text, not {name!r}.")
+    fields = {} if fields is None else fields
+    if not isinstance(fields, dict):
+        raise ValueError(f"{at}{name} takes its fields as {{field: value}}, not {fields!r}.")
+    try:
+        method = resolve(name, family, allow_imports=allow_imports)
+    except UnknownName as error:
+        raise UnknownName(f"{at}{error}") from None
+    if not dataclasses.is_dataclass(method):
+        if fields:
+            raise ValueError(f"{at}{name} has no fields; remove {sorted(map(str, fields))}.")
+        return method
+    known = [f.name for f in dataclasses.fields(method) if f.init]
+    unknown = [str(k) for k in fields if k not in known]
+    if unknown:
+        takes = f"it has: {', '.join(known)}" if known else "it has no fields"
+        raise ValueError(f"{at}{name} has no field {unknown[0]!r}; {takes}.")
+    try:
+        return TypeAdapter(method).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([*([place] if place else []), name, *map(str, first["loc"])])
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r}).") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{at}{name}: {error}") from None
+
+
+def dump(method: Any) -> dict[str, dict[str, Any]]:
+    """The recipe form of a method: ``build(dump(m)) == m``."""
+    cls = type(method)
+    short = cls.__module__.rsplit(".", 1)[-1]
+    name = short if cls.__module__.startswith("palimpsest.") else f"{cls.__module__}:{cls.__qualname__}"
+    return {name: {f.name: getattr(method, f.name) for f in dataclasses.fields(cls) if f.init}}

@@ -1,0 +1,239 @@
+"""What is minimized: objectives over data roles, and the algebra ``+`` and ``* weight``.
+
+    objective = on("forget", NPO(beta=0.1)) + 1.0 * on("retain", CrossEntropy()) + Ramp(0, 0.5) * on("retain", KLToReference())
+
+A method returns one value per item and names its unit; ``evaluate`` sums and divides once, by the number of
+items of that unit over the whole accumulation window and all processes.  That is why results do not change
+with the batch split, the padding or the number of processes: nothing else in the library divides a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.views import ParameterView, Unit, View
+
+if TYPE_CHECKING:
+    from palimpsest.reference import Reference
+    from palimpsest.roles import RoleBatch, Roles
+
+__all__ = ["Counts", "Losses", "Objective", "Schedule", "Term", "Total", "count_items", "evaluate", "on"]
+
+Schedule = Callable[[float], float]
+"""Progress in [0, 1] -> multiplier; the same type drives learning rates and term weights."""
+
+Counts = Mapping[tuple[str, Unit], float]
+"""(role, unit) -> number of items in the accumulation window over all processes."""
+
+WEIGHTS = "weights"
+"""The reserved role of penalties on the parameters."""
+
+
+class Objective:
+    """Per-item losses on one view, not reduced.  Subclasses are frozen dataclasses.
+
+    ``unit`` says what one item is: a scored token ([B, T-1] values), a sequence, example or pair ([B] values),
+    or the parameters (one value).  ``needs`` lists what must be computed beside the model: ``ref``, ``teacher``,
+    ``hidden:<module path>``.
+    """
+
+    unit: ClassVar[Unit] = "token"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def prepare(self, model: nn.Module, roles: Roles, role: str) -> nn.Module | None:
+        """Once a stage: what the method must know beforehand (a Fisher, class means, stored states), or None."""
+        return None
+
+    def __call__(self, view: Any, state: nn.Module | None = None) -> Tensor:
+        """One value per item; for a term on several roles, ``view`` is the tuple of their views."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module, state: nn.Module | None) -> None:
+        """After each optimizer step: slow averages, dual variables, prototypes. Rarely needed."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective on one role (or on several, paired item by item), times a weight."""
+
+    role: tuple[str, ...]
+    objective: Objective
+    weight: float | Schedule = 1.0
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """``role/method``, as progress bars, curves and errors show it."""
+        return self.label or f"{'+'.join(self.role)}/{type(self.objective).__module__.rsplit('.', 1)[-1]}"
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at ``progress`` in [0, 1]."""
+        return self.weight(progress) if callable(self.weight) else self.weight
+
+    def __mul__(self, weight: float | Schedule) -> Term:
+        if not callable(weight) and not isinstance(weight, (int, float)):
+            raise TypeError(f"A term is multiplied by a number or by a schedule, not by {weight!r}.")
+        if not callable(weight) and not callable(self.weight):
+            return replace(self, weight=self.weight * float(weight))
+        return replace(self, weight=_Product(self.weight, weight))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Term | Total) -> Total:
+        return Total((self,)) + other
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The product of two weights of which at least one is a schedule."""
+
+    left: float | Schedule
+    right: float | Schedule
+
+    def __call__(self, progress: float) -> float:
+        left = self.left(progress) if callable(self.left) else self.left
+        right = self.right(progress) if callable(self.right) else self.right
+        return left * right
+
+
+@dataclass(frozen=True)
+class Total:
+    """A sum of terms."""
+
+    terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("An objective needs at least one term; write on(role, method).")
+        seen: dict[str, int] = {}
+        unique = []
+        for term in self.terms:
+            seen[term.name] = seen.get(term.name, 0) + 1
+            unique.append(term if seen[term.name] == 1 else replace(term, label=f"{term.name}#{seen[term.name]}"))
+        object.__setattr__(self, "terms", tuple(unique))
+
+    def __add__(self, other: Term | Total) -> Total:
+        if isinstance(other, Term):
+            return Total((*self.terms, other))
+        if isinstance(other, Total):
+            return Total((*self.terms, *other.terms))
+        raise TypeError(f"A term can be added to a term, not to {other!r}; write on(role, method).")
+
+    def __mul__(self, weight: float | Schedule) -> Total:
+        return Total(tuple(term * weight for term in self.terms))
+
+    __rmul__ = __mul__
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The data roles in use, in order of appearance."""
+        return tuple(dict.fromkeys(r for t in self.terms for r in t.role if r != WEIGHTS))
+
+    def needs(self, kind: str) -> tuple[str, ...]:
+        """The roles on which some term needs ``kind`` (``ref`` or ``teacher``)."""
+        return tuple(dict.fromkeys(r for t in self.terms if kind in t.objective.needs for r in t.role if r != WEIGHTS))
+
+    @property
+    def taps(self) -> frozenset[str]:
+        """The needs that the model's own forward pass must record."""
+        return frozenset(n for t in self.terms for n in t.objective.needs if n.startswith("hidden:"))
+
+
+def on(role: str | tuple[str, ...], objective: Objective) -> Term:
+    """``objective`` applied to the rows of ``role``; several roles are handed over together, paired by position."""
+    if isinstance(objective, type):
+        raise TypeError(f"on({role!r}, {objective.__name__}) needs an instance; write {objective.__name__}().")
+    if not isinstance(objective, Objective):
+        raise TypeError(f"on({role!r}, …) needs an objective such as CrossEntropy(), not {objective!r}.")
+    return Term((role,) if isinstance(role, str) else tuple(role), objective)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """``total`` is the weighted sum to differentiate; ``terms`` its weighted summands; ``parts`` their unweighted values."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def count_items(total: Total, batches: Sequence[RoleBatch]) -> dict[tuple[str, Unit], float]:
+    """Items per (first role, unit) over the micro-batches of this process; sum it over processes."""
+    keys = {(t.role[0], t.objective.unit) for t in total.terms}
+    return {
+        (role, unit): 1.0 if unit == "parameter" else float(sum(b.adapter.count(b[role], unit) for b in batches))
+        for role, unit in keys
+    }
+
+
+def evaluate(
+    total: Total | Term,
+    model: nn.Module,
+    batch: RoleBatch,
+    *,
+    reference: Reference | None = None,
+    teacher: Reference | None = None,
+    counts: Counts | None = None,
+    progress: float = 0.0,
+    states: Mapping[str, nn.Module | None] | None = None,
+    share: float = 1.0,
+) -> Losses:
+    """One forward over all roles, every term's items, each summed and divided once.
+
+    ``counts`` are the items of the whole accumulation window over all processes (``count_items``); without them
+    this batch is the window.  ``share`` is this micro-batch's part of a penalty on parameters, which has no
+    items to be counted: 1 / (micro-batches x processes).
+    """
+    total = Total((total,)) if isinstance(total, Term) else total
+    missing = [r for r in total.roles if r not in batch]
+    if missing:
+        raise ValueError(f"The objective uses the role {missing[0]!r}, but the batch has: {', '.join(batch) or 'none'}.")
+    views = dict(batch.adapter.views(model, batch, total.roles, total.taps))
+    for kind, companion in (("ref", reference), ("teacher", teacher)):
+        wanted = total.needs(kind)
+        if wanted and companion is None:
+            name = next(t.name for t in total.terms if kind in t.objective.needs)
+            word = "reference" if kind == "ref" else "teacher"
+            raise ValueError(f"{name} needs a {word} model; pass evaluate(…, {word}=…), for example Copy(model) taken before training.")
+        if wanted and companion is not None:
+            for role, view in companion.views(model, batch, wanted).items():
+                views[role].companions[kind] = view
+    norm = count_items(total, [batch]) if counts is None else counts
+    terms, parts = {}, {}
+    for term in total.terms:
+        value = _reduce(term, views, model, (states or {}).get(term.name), norm, share)
+        parts[term.name] = value.detach()
+        terms[term.name] = term.weight_at(progress) * value
+    return Losses(torch.stack(list(terms.values())).sum(), terms, parts)
+
+
+def _reduce(
+    term: Term, views: Mapping[str, View], model: nn.Module, state: nn.Module | None, counts: Counts, share: float
+) -> Tensor:
+    """Sum of a term's items over their number in the window."""
+    unit = term.objective.unit
+    if unit == "parameter":
+        return term.objective(ParameterView(model), state).sum() * share
+    seen = tuple(views[r] for r in term.role)
+    items = term.objective(seen[0] if len(seen) == 1 else seen, state)
+    first = seen[0]
+    expected = tuple(first.mask.shape) if unit == "token" and first.mask is not None else (first.size,)
+    if tuple(items.shape) != expected:
+        raise ValueError(
+            f"{term.name} returned values of shape {tuple(items.shape)} for unit {unit!r}, which has shape {expected}; "
+            "an objective returns one value per item and does not reduce."
+        )
+    weight = first.batch.get("weight")
+    if weight is not None:
+        items = items * weight.to(items).view(-1, *[1] * (items.ndim - 1))
+    if unit == "token" and first.mask is not None:
+        items = torch.where(first.mask, items, 0.0)
+    number = counts[term.role[0], unit]
+    if number == 0:
+        raise ValueError(f"{term.name} has no {unit} to score in this step; check the labels of the role {term.role[0]!r}.")
+    return items.sum() / number

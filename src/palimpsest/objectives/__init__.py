@@ -1,0 +1,1 @@
+"""What is minimized. One file a method."""

@@ -1,0 +1,47 @@
+"""Keeps a model's whole distribution where the reference model had it.
+
+    L_t = KL(p_ref(. | context_t) || p(. | context_t)) = sum_v p_ref,v (log p_ref,v - log p_v)
+
+Paper: Learning without Forgetting (Li and Hoiem, 2016), arXiv 1606.09282; used as the retain term in arXiv 2404.05868 (npo_KL).
+Code: licong-lin/negative-preference-optimization (loss type npo_KL).
+Tags: retain, loss, distillation, language-model, classifier.
+Needs: ref, as whole distributions.
+Differs: averaged over the scored positions only, where the released code averages over every position of the batch, prompt and
+    padding included; with every position scored both agree. ``direction="reverse"`` is KL(p || p_ref).
+See: ``cross_entropy`` on retain, which needs no reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from palimpsest.objective import Objective
+from palimpsest.views import LabelView, TokenView, Unit
+
+__all__ = ["METHOD", "KLToReference", "kl_divergence"]
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) in nats from log-probabilities [..., V] -> [...]; entries where p is 0 count 0."""
+    return (log_p.exp() * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+
+
+@dataclass(frozen=True)
+class KLToReference(Objective):
+    """``direction`` forward is KL(ref || model), which keeps all that the reference says; reverse is KL(model || ref)."""
+
+    direction: Literal["forward", "reverse"] = "forward"
+
+    unit: ClassVar[Unit] = "token"
+    needs: ClassVar[frozenset[str]] = frozenset({"ref", "ref:logits"})
+
+    def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
+        """[B, T-1] for tokens, [B] for labels."""
+        own, ref = view.log_probs, view.ref.log_probs.detach()
+        return kl_divergence(ref, own) if self.direction == "forward" else kl_divergence(own, ref)
+
+
+METHOD = KLToReference

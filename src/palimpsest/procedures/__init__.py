@@ -1,0 +1,1 @@
+"""The few methods that steer several stages. One file each."""

@@ -1,0 +1,202 @@
+"""Frozen companions of a model that is being trained: the reference model, and teachers.
+
+    Copy(model)                    a frozen deep copy: any model, the memory of one more
+    AdapterOff(model)              the model under its own peft adapter: no memory, one more forward
+    cache(roles, model, ("forget",))   what the reference said, stored once: neither
+    SlowAverage(model, decay=0.999)    an average that follows the model
+    Frozen(other)                  a module you have: a teacher
+
+All of them run without gradients and in eval mode, so that dropout cannot make the reference differ from itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.checkpoint import read_tensors, write_tensors
+from palimpsest.roles import RoleBatch, Roles
+from palimpsest.views import Adapter, Batch, Head, View
+
+__all__ = ["AdapterOff", "Cached", "Columns", "Copy", "Frozen", "Reference", "SlowAverage", "cache", "evaluating"]
+
+Columns = Mapping[str, Tensor]
+"""What was stored for one row: ``logp`` [T-1] and, where whole distributions are needed, ``hidden`` [T, D]."""
+
+
+class Reference(Protocol):
+    """Anything that can see a batch beside the model in training."""
+
+    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+        """The reference's views of ``roles``; ``model`` is the one in training."""
+        ...
+
+    def after_step(self, model: nn.Module) -> None:
+        """Called after every optimizer step."""
+        ...
+
+
+class CachingAdapter(Adapter, Protocol):
+    """An adapter whose views can be stored row by row."""
+
+    def store(self, view: View, full: bool) -> list[Columns]:
+        """One row's columns each, without padding; ``full`` keeps what whole distributions need."""
+        ...
+
+    def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> View:
+        """A view of ``batch`` from stored columns."""
+        ...
+
+    def frozen_head(self, model: nn.Module) -> Head | None:
+        """A copy of the output layer as it is now, with which stored activations become distributions again."""
+        ...
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode and no gradients inside; every submodule's mode as it was outside."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Frozen:
+    """A module as it is: never trained, never in train mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().requires_grad_(False)
+
+    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+        """One forward of the frozen module."""
+        with torch.no_grad():
+            return batch.adapter.views(self.module, batch, roles)
+
+    def after_step(self, model: nn.Module) -> None:
+        """Nothing moves."""
+
+
+class Copy(Frozen):
+    """A frozen deep copy of the model as it is now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(copy.deepcopy(model))
+
+
+class SlowAverage(Frozen):
+    """theta_slow <- decay * theta_slow + (1 - decay) * theta after every step."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"The decay of a slow average lies in [0, 1), not {decay}.")
+        super().__init__(copy.deepcopy(model))
+        self.decay = decay
+
+    def after_step(self, model: nn.Module) -> None:
+        """Moves every parameter a little towards the model."""
+        with torch.no_grad():
+            slow, fast = list(self.module.parameters()), [p.detach() for p in model.parameters()]
+            torch._foreach_lerp_(slow, fast, 1 - self.decay)
+
+
+class AdapterOff:
+    """The model without its peft adapter.
+
+    Raises ``ValueError`` when the adapter changes the model now: its initialization then also rewrote the base
+    (FILA, PiSSA and their kin), and the model without adapter is no longer the model before training.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from peft import PeftModel
+
+        if not isinstance(model, PeftModel):
+            raise ValueError("A reference with the adapter off needs a peft model; use Copy(model) for any other.")
+        moved = [n for n, p in model.named_parameters() if "lora_B" in n and bool(p.detach().any())]
+        if moved:
+            raise ValueError(
+                f"The adapter is not the identity ({moved[0]} is not zero), so the model without it is not the model "
+                "before training; use Copy(model), or cache() before the edit."
+            )
+        self.model = model
+
+    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+        """One forward with the adapter disabled."""
+        with evaluating(self.model), self.model.disable_adapter():  # type: ignore[operator]
+            return batch.adapter.views(self.model, batch, roles)
+
+    def after_step(self, model: nn.Module) -> None:
+        """The base never moves."""
+
+
+class Cached:
+    """What a reference said about every row of some roles, by (role, index)."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Columns]], head: Head | None = None) -> None:
+        self.columns = {role: list(rows) for role, rows in columns.items()}
+        self.head = head
+
+    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+        """Views from the stored columns; no forward pass."""
+        adapter: CachingAdapter = batch.adapter  # type: ignore[assignment]
+        found = {}
+        for role in roles:
+            if role not in self.columns:
+                raise ValueError(f"The reference was cached for {sorted(self.columns)}, not for {role!r}; cache that role too.")
+            rows = [self.columns[role][int(i)] for i in batch[role]["index"]]
+            found[role] = adapter.recall(batch[role], rows, self.head)
+        return found
+
+    def after_step(self, model: nn.Module) -> None:
+        """Stored values do not move."""
+
+    def save(self, path: Path) -> None:
+        """Writes the columns as safetensors, whole or not at all."""
+        flat = {f"{r}/{i}/{k}": v for r, rows in self.columns.items() for i, c in enumerate(rows) for k, v in c.items()}
+        if self.head is not None:
+            flat["head/weight"] = self.head.weight
+            if self.head.bias is not None:
+                flat["head/bias"] = self.head.bias
+        constants = {} if self.head is None else {"softcap": self.head.softcap, "scale": self.head.scale}
+        write_tensors(path, flat, constants)
+
+    @staticmethod
+    def load(path: Path) -> Cached:
+        """Reads what ``save`` wrote."""
+        flat, constants = read_tensors(path)
+        weight, bias = flat.pop("head/weight", None), flat.pop("head/bias", None)
+        columns: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for key, value in flat.items():
+            role, index, name = key.rsplit("/", 2)
+            columns.setdefault(role, {}).setdefault(int(index), {})[name] = value
+        head = None if weight is None else Head(weight, bias, constants["softcap"], constants["scale"])
+        return Cached({role: [rows[i] for i in range(len(rows))] for role, rows in columns.items()}, head)
+
+
+def cache(roles: Roles, model: nn.Module, names: Sequence[str], *, full: bool = False, size: int = 16) -> Cached:
+    """One pass over the named roles with the model as it is now.
+
+    ``full`` also keeps what enters the head, so that whole distributions can be made again (KL terms); without
+    it only the log-probabilities of the targets are kept.
+    """
+    adapter: CachingAdapter = roles.adapter  # type: ignore[assignment]
+    columns: dict[str, list[Columns]] = {}
+    device = next(model.parameters()).device
+    for role in names:
+        if role in roles.answers:
+            raise ValueError(f"The role {role!r} is drawn afresh in every round, so it cannot be cached; use reference: copy.")
+        columns[role] = []
+        for batch in roles.in_order(role, size):
+            with evaluating(model):
+                view = adapter.views(model, batch.to(device), [role])[role]
+                columns[role].extend(adapter.store(view, full))
+    return Cached(columns, adapter.frozen_head(model) if full else None)

@@ -1,0 +1,204 @@
+"""Data says what it is for: named roles, and one seeded order that all of them share.
+
+    roles = Roles(adapter, {"forget": rows, "retain": rows})
+    for batch in roles.batches(8, seed=0): evaluate(objective, model, batch)
+
+Role names are free; the field's names (task, forget, retain, replay, holdout, pairs, …) are explained in the
+glossary.  At step t a role hands out positions [t * size, (t + 1) * size) of an endless sequence that
+is reshuffled from (seed, role, round) whenever the role has been seen once, so a shorter role cycles.  That
+sequence depends on nothing else: any number of workers, processes or accumulation steps sees the same items
+at step t, and a run that starts again at step t sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palimpsest.audit import Row
+from palimpsest.select import Selection
+from palimpsest.views import Adapter, Batch, Example
+
+__all__ = ["Answers", "RoleBatch", "Roles", "seeded"]
+
+
+def seeded(*parts: object) -> int:
+    """A 63-bit number that depends on all the parts and on nothing else (not on PYTHONHASHSEED)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A role paired item by item with another: the same rows with one column replaced by a drawn value.
+
+    ``Answers("forget", "completion", refusals)`` gives each forget prompt a refusal, drawn afresh in every
+    round and in the same order as the forget role, so that an objective on ("forget", "refusal") sees pairs.
+    """
+
+    to: str
+    column: str
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError(f"The answers to {self.to!r} are an empty list; give at least one {self.column}.")
+
+
+class RoleBatch(Mapping[str, Batch]):
+    """The batches of all roles at one step, and the adapter that makes views of them."""
+
+    def __init__(self, batches: Mapping[str, Batch], adapter: Adapter) -> None:
+        self.adapter = adapter
+        self._batches = dict(batches)
+
+    def __getitem__(self, role: str) -> Batch:
+        return self._batches[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def to(self, device: torch.device | str) -> RoleBatch:
+        """The same batches on another device."""
+        moved = {r: {k: v.to(device, non_blocking=True) for k, v in b.items()} for r, b in self.items()}
+        return RoleBatch(moved, self.adapter)
+
+
+class Roles(Mapping[str, Sequence[Example]]):
+    """Encoded examples by role.  ``rows`` keeps what the user wrote, in the same order.
+
+    Raises ``ValueError`` for an empty role, and for a row that the adapter cannot encode (naming role and row).
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        rows: Mapping[str, Sequence[Row]],
+        *,
+        answers: Mapping[str, Answers] | None = None,
+        selections: Mapping[str, Selection] | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.rows: dict[str, list[Row]] = {role: list(values) for role, values in rows.items()}
+        self.answers = dict(answers or {})
+        self.selections = dict(selections or {})
+        for role, values in self.rows.items():
+            if not values:
+                raise ValueError(f"The role {role!r} has no rows; give it data or leave the role out.")
+        for role, paired in self.answers.items():
+            if paired.to not in self.rows:
+                raise ValueError(f"The role {role!r} answers {paired.to!r}, which is not a role; there are: {sorted(self.rows)}.")
+        self._examples = {
+            role: [adapter.encode(row, f"{role} row {i}") for i, row in enumerate(values)]
+            for role, values in self.rows.items()
+        }
+
+    def __getitem__(self, role: str) -> Sequence[Example]:
+        return self._examples[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._examples, *self.answers))
+
+    def __len__(self) -> int:
+        return len(self._examples) + len(self.answers)
+
+    def __contains__(self, role: object) -> bool:
+        return role in self._examples or role in self.answers
+
+    def size(self, role: str) -> int:
+        """Number of items that one round through the role hands out."""
+        role = self.answers[role].to if role in self.answers else role
+        chosen = self.selections.get(role)
+        return len(self._examples[role]) if chosen is None else len(chosen.index)
+
+    def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
+        """(index of the item, round) at ``place`` of the role's endless order."""
+        source = self.answers[role].to if role in self.answers else role
+        round_, offset = divmod(place, self.size(source))
+        return int(self._order(source, round_, seed)[offset]), round_
+
+    def _order(self, role: str, round_: int, seed: int) -> Tensor:
+        key = (role, round_, seed)
+        if key not in self._orders:
+            generator = torch.Generator().manual_seed(seeded(seed, role, round_))
+            order = torch.randperm(self.size(role), generator=generator)
+            chosen = self.selections.get(role)
+            if len(self._orders) > 64:  # a long run must not keep the order of every round
+                self._orders.clear()
+            self._orders[key] = order if chosen is None else chosen.index[order]
+        return self._orders[key]
+
+    @property
+    def _orders(self) -> dict[tuple[str, int, int], Tensor]:
+        return self.__dict__.setdefault("_order_cache", {})
+
+    def example(self, role: str, place: int, seed: int) -> Example:
+        """The encoded item at ``place``, with its ``index``, its ``weight`` and a random ``draw`` of its own."""
+        index, round_ = self.position(role, place, seed)
+        draw = seeded(seed, role, round_, index)
+        if role in self.answers:
+            paired = self.answers[role]
+            row = {**self.rows[paired.to][index], paired.column: paired.values[draw % len(paired.values)]}
+            encoded = self.adapter.encode(row, f"{role} row {index}")
+        else:
+            encoded = self._examples[role][index]
+        chosen = self.selections.get(role)
+        weight = 1.0 if chosen is None else float(chosen.weight_of(index))
+        return {**encoded, "index": torch.tensor(index), "draw": torch.tensor(draw), "weight": torch.tensor(weight)}
+
+    def window(
+        self,
+        step: int,
+        size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+        roles: Sequence[str] | None = None,
+    ) -> list[RoleBatch]:
+        """The micro-batches of optimizer step ``step`` on one process.
+
+        ``size`` rows of every role make one step over all processes and micro-batches together; it must
+        divide evenly.  Which items a step sees does not depend on ``world`` or ``accumulation``.
+        """
+        parts = world * accumulation
+        if size < 1 or size % parts:
+            raise ValueError(
+                f"A batch of {size} rows cannot be split evenly over {world} processes x {accumulation} accumulation "
+                f"steps; choose a multiple of {parts}."
+            )
+        share = size // parts
+        batches = []
+        for micro in range(accumulation):
+            first = step * size + (micro * world + rank) * share
+            collated = {
+                role: self.adapter.collate([self.example(role, first + i, seed) for i in range(share)])
+                for role in (self if roles is None else roles)
+            }
+            batches.append(RoleBatch(collated, self.adapter))
+        return batches
+
+    def batches(self, size: int, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[RoleBatch]:
+        """An endless iterator over steps, one batch a step on this process."""
+        step = 0
+        while True:
+            yield self.window(step, size, seed=seed, rank=rank, world=world)[0]
+            step += 1
+
+    def in_order(self, role: str, size: int) -> Iterator[RoleBatch]:
+        """One pass over a role's own rows in their order, for measurements before training (Fisher, caches)."""
+        for first in range(0, len(self._examples[role]), size):
+            chunk = [
+                {**e, "index": torch.tensor(first + i), "draw": torch.tensor(0), "weight": torch.tensor(1.0)}
+                for i, e in enumerate(self._examples[role][first : first + size])
+            ]
+            yield RoleBatch({role: self.adapter.collate(chunk)}, self.adapter)

@@ -1,0 +1,1 @@
+"""Progress in [0, 1] to a multiplier. One file a schedule."""

@@ -1,0 +1,1 @@
+"""Which examples are trained on. One file a method."""

@@ -1,0 +1,237 @@
+"""What a method may look at in one step.
+
+A view is one role's batch together with the model's outputs on it, each computed on first use and kept for
+the step.  The method cannot tell how they were computed: ``logp`` never makes the [B, T, V] logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.audit import Row, Subject
+from palimpsest.kernels.linear_log_probability import linear_log_probability, linear_logits
+
+__all__ = ["Adapter", "Batch", "Example", "Head", "LabelView", "ParameterView", "TokenOutputs", "TokenView", "Unit", "View"]
+
+Batch = Mapping[str, Tensor]
+Example = Mapping[str, Tensor]
+Unit = Literal["token", "sequence", "example", "pair", "parameter"]
+IGNORE = -100
+"""The label of a position that is not scored, as in ``torch.nn.functional.cross_entropy``."""
+
+
+class View:
+    """One role's batch as one model sees it.
+
+    ``ref`` and ``teacher`` are the same batch as the reference model and the teacher see it.  Asking for one
+    that the objective did not announce in ``needs`` is an error, since it was then not computed.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.companions: dict[str, View] = {}
+
+    def companion(self, name: str) -> Any:
+        """The view of a frozen companion model on the same batch."""
+        if name not in self.companions:
+            raise RuntimeError(
+                f"The objective asked for view.{name}, but no {name} was given; list {name!r} in the objective's "
+                f"`needs` and pass one to evaluate()."
+            )
+        return self.companions[name]
+
+    @property
+    def size(self) -> int:
+        """Number of rows B."""
+        return len(next(iter(self.batch.values())))
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which entries of a per-token value count, or None where every entry does."""
+        return None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer of a language model: logits = scale * hidden @ weight.T + bias, then an optional soft cap."""
+
+    weight: Tensor  # [V, D]
+    bias: Tensor | None = None  # [V]
+    softcap: float | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """One role's share of a forward pass: ``hidden`` [B, T, D] is what enters the head, ``logits`` [B, T, V] only
+    where the head cannot be applied apart from the model; ``taps`` holds the activations an objective asked for."""
+
+    hidden: Tensor | None = None
+    head: Head | None = None
+    logits: Tensor | None = None
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class TokenView(View):
+    """A causal language model on one role's rows.  The shift between inputs and targets is done here, once."""
+
+    def __init__(self, batch: Batch, outputs: TokenOutputs) -> None:
+        super().__init__(batch)
+        self.outputs = outputs
+
+    @property
+    def ref(self) -> TokenView:
+        """The frozen reference model on the same rows."""
+        view: TokenView = self.companion("ref")
+        return view
+
+    @property
+    def teacher(self) -> TokenView:
+        """The teacher on the same rows."""
+        view: TokenView = self.companion("teacher")
+        return view
+
+    @property
+    def targets(self) -> Tensor:
+        """[B, T-1] the token each position predicts; -100 where it is not scored."""
+        return self.batch["labels"][:, 1:]
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[B, T-1] bool: the scored positions."""
+        return self.targets != IGNORE
+
+    @cached_property
+    def attended(self) -> Tensor:
+        """[B, T-1] bool: positions that are text, scored or not, and predict text."""
+        seen = self.batch["attention_mask"].bool()
+        return seen[:, 1:] & seen[:, :-1]
+
+    @cached_property
+    def logp(self) -> Tensor:
+        """[B, T-1] float32 log-probability of the targets in nats, 0 where not scored."""
+        out = self.outputs
+        if out.hidden is None or out.head is None:
+            logits = self.logits[:, :-1]  # [B, T-1, V]
+            picked = logits.gather(-1, self.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)  # [B, T-1]
+            return torch.where(self.mask, picked - logits.logsumexp(-1), 0.0)
+        head = out.head
+        return linear_log_probability(
+            out.hidden[:, :-1], head.weight, self.targets, head.bias, softcap=head.softcap, scale=head.scale
+        )
+
+    @cached_property
+    def seq_logp(self) -> Tensor:
+        """[B] log-probability of all scored targets of a row, summed."""
+        return self.logp.sum(1)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[B, T, V] float32, unshifted. Costs the memory that ``logp`` avoids."""
+        out = self.outputs
+        if out.logits is not None:
+            return out.logits if out.logits.dtype == torch.float64 else out.logits.float()
+        if out.hidden is None or out.head is None:
+            raise RuntimeError("These columns hold log-probabilities only; use a reference that runs the model (copy).")
+        return linear_logits(out.hidden, out.head.weight, out.head.bias, softcap=out.head.softcap, scale=out.head.scale)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """[B, T-1, V] log-probabilities at the positions that predict ``targets``."""
+        return self.logits[:, :-1].log_softmax(-1)
+
+    def hidden(self, name: str = "last") -> Tensor:
+        """[B, T, D] activation of a module path, or ``last``: what enters the head."""
+        if name == "last" and self.outputs.hidden is not None:
+            return self.outputs.hidden
+        if name not in self.outputs.taps:
+            raise RuntimeError(f"The activation {name!r} was not recorded; list 'hidden:{name}' in the objective's `needs`.")
+        return self.outputs.taps[name]
+
+
+class LabelView(View):
+    """A classifier on one role's rows: any module from tensors to logits."""
+
+    def __init__(self, batch: Batch, logits: Tensor, features: Tensor | None = None) -> None:
+        super().__init__(batch)
+        self.logits = logits  # [B, C]
+        self._features = features  # [B, D]
+
+    @property
+    def ref(self) -> LabelView:
+        """The frozen reference model on the same rows."""
+        view: LabelView = self.companion("ref")
+        return view
+
+    @property
+    def teacher(self) -> LabelView:
+        """The teacher on the same rows."""
+        view: LabelView = self.companion("teacher")
+        return view
+
+    @property
+    def labels(self) -> Tensor:
+        """[B] int64 class of each row."""
+        return self.batch["labels"]
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[B, C] log-probabilities of the classes."""
+        return self.logits.float().log_softmax(-1) if self.logits.dtype != torch.float64 else self.logits.log_softmax(-1)
+
+    @cached_property
+    def logp(self) -> Tensor:
+        """[B] log-probability of each row's class in nats."""
+        return self.log_probs.gather(-1, self.labels.unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def features(self) -> Tensor:
+        """[B, D] what enters the last layer."""
+        if self._features is None:
+            raise RuntimeError("No features were recorded; name the module with Classifier(features=...).")
+        return self._features
+
+
+class ParameterView(View):
+    """The weights themselves, for penalties: the reserved role ``weights``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__({})
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    @property
+    def size(self) -> int:
+        """One penalty, one item."""
+        return 1
+
+
+class Adapter(Protocol):
+    """One kind of model: turns rows into tensors, makes the view a method sees and the subject an audit asks."""
+
+    def encode(self, row: Row, place: str) -> Example:
+        """One row as tensors; ``place`` names it in errors."""
+        ...
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Examples as one batch, padded where needed."""
+        ...
+
+    def views(
+        self, model: nn.Module, batch: Mapping[str, Batch], roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, View]:
+        """One forward pass over all the roles together, and a view for each."""
+        ...
+
+    def count(self, batch: Batch, unit: Unit) -> int:
+        """Number of items of that unit, known before the forward pass."""
+        ...
+
+    def subject(self, model: nn.Module) -> Subject:
+        """What an audit may ask of the model."""
+        ...
