@@ -1,0 +1,83 @@
+"""Palimpsest trains, continues, unlearns and audits PyTorch models, and says what they learned, retained and forgot.
+
+The public names are resolved when they are first used, so that importing the package costs next to nothing and never
+imports transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.adapters.causal_lm import CausalLM
+    from palimpsest.adapters.classifier import Classifier
+    from palimpsest.audit import Scores, Subject
+    from palimpsest.combine import OneSidedProjection, Sum
+    from palimpsest.compare import compare
+    from palimpsest.loop import Result, Training, fit
+    from palimpsest.mask import Mask
+    from palimpsest.measure import build_report
+    from palimpsest.objective import Objective, Term, Total, evaluate, on
+    from palimpsest.objectives.cross_entropy import CrossEntropy
+    from palimpsest.objectives.flat import FLAT
+    from palimpsest.objectives.gradient_ascent import GradientAscent
+    from palimpsest.objectives.inverted_hinge import InvertedHinge
+    from palimpsest.objectives.kl_to_reference import KLToReference
+    from palimpsest.objectives.npo import NPO
+    from palimpsest.objectives.preference import Preference
+    from palimpsest.patch import Patch
+    from palimpsest.recipe import Recipe, load_recipe, parse_recipe
+    from palimpsest.reference import AdapterOff, Copy, Frozen, SlowAverage, cache
+    from palimpsest.report import Report
+    from palimpsest.roles import Answers, Roles
+    from palimpsest.run import run
+    from palimpsest.schedules.cosine import Cosine
+    from palimpsest.schedules.ramp import Ramp
+    from palimpsest.select import Selection
+    from palimpsest.statistics import Interval, bootstrap, paired_bootstrap
+    from palimpsest.step import Step
+
+_HOMES = {
+    "adapters.causal_lm": ("CausalLM",),
+    "adapters.classifier": ("Classifier",),
+    "audit": ("Scores", "Subject"),
+    "combine": ("OneSidedProjection", "Sum"),
+    "compare": ("compare",),
+    "loop": ("Result", "Training", "fit"),
+    "mask": ("Mask",),
+    "measure": ("build_report",),
+    "objective": ("Objective", "Term", "Total", "evaluate", "on"),
+    "objectives.cross_entropy": ("CrossEntropy",),
+    "objectives.flat": ("FLAT",),
+    "objectives.gradient_ascent": ("GradientAscent",),
+    "objectives.inverted_hinge": ("InvertedHinge",),
+    "objectives.kl_to_reference": ("KLToReference",),
+    "objectives.npo": ("NPO",),
+    "objectives.preference": ("Preference",),
+    "patch": ("Patch",),
+    "recipe": ("Recipe", "load_recipe", "parse_recipe"),
+    "reference": ("AdapterOff", "Copy", "Frozen", "SlowAverage", "cache"),
+    "report": ("Report",),
+    "roles": ("Answers", "Roles"),
+    "run": ("run",),
+    "schedules.cosine": ("Cosine",),
+    "schedules.ramp": ("Ramp",),
+    "select": ("Selection",),
+    "statistics": ("Interval", "bootstrap", "paired_bootstrap"),
+    "step": ("Step",),
+}
+_HOME = {name: module for module, public in _HOMES.items() for name in public}
+
+__all__ = sorted(_HOME)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'palimpsest' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"palimpsest.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,6 +1,6 @@
 """A measurement of a model: always one value per item, so that before and after can be paired.
 
-An audit asks a ``Subject`` four questions and nothing else, so it never learns which library or which
+An audit asks a ``Subject`` a few questions and nothing else, so it never learns which library or which
 kind of model stands behind it.  It returns ``Scores``: the values, the ids of their items, and which
 direction is better.
 """
@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Audit", "Row", "Scores", "Statistic", "Subject", "Versus"]
+if TYPE_CHECKING:
+    from palimpsest.views import Adapter
+
+__all__ = ["Audit", "Row", "Scores", "Statistic", "Subject", "Trainable", "Versus", "column", "role_rows", "row_ids"]
 
 Row = Mapping[str, Any]
 """One example as the user wrote it: ``prompt``, ``completion``, ``text``, ``messages``, ``inputs``, ``label``, …"""
 
 Statistic = Literal["mean", "auc", "harmonic_mean"]
-"""How items become one figure: their mean, the area under the ROC curve between ``groups`` 1 and 0, or the harmonic mean."""
+"""How items become one figure: mean, area under the ROC curve of ``groups`` 1 against 0, or harmonic mean."""
 
 Versus = Literal["difference", "relative", "ks"]
-"""How a run is held against the reference run: difference of figures, 100 (a - r) / r (PrivLeak), or a two-sample KS test."""
+"""How a run is held against the reference run: difference, 100 (a - r) / r (PrivLeak), or a two-sample KS test."""
 
 
 class Subject(Protocol):
@@ -31,6 +34,10 @@ class Subject(Protocol):
 
     def logp(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per row: log-probability in nats of each scored target, float32 on CPU, [T_i]."""
+        ...
+
+    def matches(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Per row: whether each scored target is the model's most likely one there, bool on CPU, [T_i]."""
         ...
 
     def embed(self, rows: Sequence[Row]) -> Tensor:
@@ -41,8 +48,27 @@ class Subject(Protocol):
         """Greedy continuation of each row's prompt, without the prompt."""
         ...
 
+    def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The first ``tokens`` tokens of each text, as text: what ``generate`` could say at most."""
+        ...
+
     def predict(self, rows: Sequence[Row]) -> Tensor:
         """Class log-probabilities, float32 on CPU, [N, C]."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A subject that shows its model and the adapter that feeds it, so that an audit may train a copy."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself; an audit never changes it."""
+        ...
+
+    @property
+    def adapter(self) -> Adapter:
+        """What turns rows into batches, and a model into a subject."""
         ...
 
 
@@ -69,14 +95,18 @@ class Scores:
 
     def __post_init__(self) -> None:
         if self.items.ndim != 1 or len(self.items) != len(self.ids):
-            raise ValueError(f"{self.name}: {len(self.ids)} ids for items of shape {tuple(self.items.shape)}; give one value per id.")
+            raise ValueError(
+                f"{self.name}: {len(self.ids)} ids for items of shape {tuple(self.items.shape)}; give one value per id."
+            )
         if not len(self.ids):
             raise ValueError(f"{self.name}: nothing was measured; give the audit at least one item.")
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"{self.name}: an id occurs twice; ids pair the runs, so each must be unique.")
         if not bool(torch.isfinite(self.items).all()):
             bad = self.ids[int((~torch.isfinite(self.items)).nonzero()[0, 0])]
-            raise ValueError(f"{self.name}: the value of item {bad!r} is not finite; check that row and the model's outputs.")
+            raise ValueError(
+                f"{self.name}: the value of item {bad!r} is not finite; check that row and the model's outputs."
+            )
         if self.groups is not None and self.groups.shape != self.items.shape:
             raise ValueError(f"{self.name}: groups of shape {tuple(self.groups.shape)} for {len(self.ids)} items.")
 
@@ -87,3 +117,26 @@ class Audit(Protocol):
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """Measures ``subject`` on ``data[role]`` (and on further roles that the audit names)."""
         ...
+
+
+def row_ids(rows: Sequence[Row], role: str) -> tuple[str, ...]:
+    """What pairs the rows of two runs: each row's ``id``, or ``role/position`` where it has none."""
+    return tuple(str(row["id"]) if "id" in row else f"{role}/{i}" for i, row in enumerate(rows))
+
+
+def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Sequence[Row]:
+    """The rows of one role; raises ``ValueError`` where there are none, naming the audit that asks."""
+    rows = data.get(role, ())
+    if not len(rows):
+        there = ", ".join(sorted(name for name in data if len(data[name]))) or "none"
+        raise ValueError(f"{audit} needs rows of the role {role!r}; add it under roles (there are: {there}).")
+    return rows
+
+
+def column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[Any]:
+    """One column of all rows; raises ``ValueError`` for a row that lacks it or has it empty, naming the row."""
+    for row, row_id in zip(rows, row_ids(rows, role)):
+        value = row.get(name)
+        if value is None or (isinstance(value, str | list | tuple) and not len(value)):
+            raise ValueError(f"{audit}: the {role} row {row_id!r} has no {name}; fill it or take another audit.")
+    return [row[name] for row in rows]

@@ -20,15 +20,42 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Checkpoint", "latest", "read_tensors", "restore", "save", "write_json", "write_tensors", "write_text"]
+__all__ = [
+    "Checkpoint",
+    "Unwritable",
+    "flush",
+    "latest",
+    "read_tensors",
+    "restore",
+    "restore_states",
+    "save",
+    "state_tensors",
+    "unwritable",
+    "write_json",
+    "write_tensors",
+    "write_text",
+]
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unwritable(path: Path, error: Exception) -> OSError:
+    """The sentence for a full disk or a forbidden folder; an error that has its sentence already stays as it is."""
+    if isinstance(error, Unwritable):
+        return error
+    why = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return Unwritable(f"{path} could not be written ({why}); free some space or choose another folder.")
+
+
+class Unwritable(OSError):
+    """A file could not be written; what stood under its name before is untouched."""
 
 
 @contextmanager
@@ -38,10 +65,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror or error}); free some space or choose another folder.") from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,7 +113,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads((file.metadata() or {}).get("constants", "{}"))
     except (SafetensorError, OSError) as error:
-        raise OSError(f"{path} could not be read ({error}); delete it to start again from the last complete file.") from error
+        raise OSError(
+            f"{path} could not be read ({error}); delete it to start again from the last complete file."
+        ) from error
 
 
 class Checkpoint:
@@ -148,25 +177,43 @@ def save(
     frozen parameters are not, since the stage starts from files that have them.
     """
     target = folder / f"step-{step:08d}"
+    if (target / "state.json").is_file():  # the state of this step is there already
+        return
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        for left in folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(left)
+        temporary.mkdir(parents=True)
         write_tensors(temporary / "model.safetensors", moving(model))
         optimizer_tensors, optimizer_plain = _split_optimizer(optimizer)
         write_tensors(temporary / "optimizer.safetensors", optimizer_tensors)
-        state = {f"{n}/{k}": v for n, m in states.items() if m is not None for k, v in m.state_dict().items()}
-        write_tensors(temporary / "objectives.safetensors", state)
+        write_tensors(temporary / "objectives.safetensors", state_tensors(states))
         random_tensors, random_plain = _random_state()
         write_tensors(temporary / "random.safetensors", random_tensors)
         record = {"step": step, "extra": dict(extra), "optimizer": optimizer_plain, "random": random_plain}
         write_json(temporary / "state.json", record)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
+        flush(folder)
+    except OSError as error:
+        raise unwritable(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def state_tensors(states: Mapping[str, nn.Module | None]) -> dict[str, Tensor]:
+    """The tensors of several modules by ``name/tensor``."""
+    return {f"{n}/{k}": v for n, m in states.items() if m is not None for k, v in m.state_dict().items()}
+
+
+def restore_states(states: Mapping[str, nn.Module | None], stored: Mapping[str, Tensor]) -> None:
+    """Puts back what ``state_tensors`` gave."""
+    for name, module in states.items():
+        if module is not None:
+            prefix = f"{name}/"
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
 
 
 def moving(model: nn.Module) -> dict[str, Tensor]:
@@ -197,10 +244,7 @@ def restore(
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.optimizer["param_groups"]})
     stored, _ = read_tensors(checkpoint.folder / "objectives.safetensors")
-    for name, module in states.items():
-        if module is not None:
-            prefix = f"{name}/"
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    restore_states(states, stored)
     _restore_random(checkpoint)
 
 

@@ -1,6 +1,6 @@
 """What a paper says, as an experiment that runs.
 
-    PAPER = Paper("Negative Preference Optimization: …", "Zhang et al.", 2024, arxiv="2404.05868", tags=("unlearning",), summary="…")
+    PAPER = Paper("Negative Preference Optimization: …", "Zhang et al.", 2024, arxiv="2404.05868", summary="…")
     PARTS = ("objectives.npo",)
     class SlowerCollapse(Claim):
         says = "At equal forgetting, NPO keeps more utility than gradient ascent."
@@ -22,7 +22,18 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-__all__ = ["Budget", "Claim", "Evidence", "Figure", "Paper", "PaperEntry", "Verdict", "claims_of", "load_paper", "paper_slugs"]
+__all__ = [
+    "Budget",
+    "Claim",
+    "Evidence",
+    "Figure",
+    "Paper",
+    "PaperEntry",
+    "Verdict",
+    "claims_of",
+    "load_paper",
+    "paper_slugs",
+]
 
 Budget = Literal["cpu", "gpu"]
 Verdict = Literal["shown", "partly", "not shown"]
@@ -30,7 +41,7 @@ Verdict = Literal["shown", "partly", "not shown"]
 
 @dataclass(frozen=True)
 class Paper:
-    """A publication: ``arxiv`` is the identifier alone, ``summary`` one sentence of our own, ``tags`` lower-case words."""
+    """A publication: ``arxiv`` is the bare identifier, ``summary`` a sentence of our own, ``tags`` lower-case words."""
 
     title: str
     authors: str
@@ -100,7 +111,9 @@ class PaperEntry:
 def paper_slugs() -> tuple[str, ...]:
     """The slugs of all papers, from the file names of ``claims/``."""
     folder = Path(__file__).parent / "claims"
-    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")))
+    return tuple(
+        sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+    )
 
 
 def load_paper(slug: str) -> PaperEntry:

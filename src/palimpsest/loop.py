@@ -27,9 +27,46 @@ from palimpsest.mask import Mask
 from palimpsest.objective import Schedule, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
-from palimpsest.step import NotFinite, Step, add_parts
+from palimpsest.step import NotFinite, Step
 
-__all__ = ["Interrupted", "Progress", "Result", "Stopped", "Training", "fit", "learning_rate", "make_optimizer", "steps_of"]
+__all__ = [
+    "Interrupted",
+    "Progress",
+    "Result",
+    "Stopped",
+    "Training",
+    "fit",
+    "learning_rate",
+    "make_optimizer",
+    "steps_of",
+]
+
+
+CHECKPOINT_SECONDS = 60.0
+"""Seconds between checkpoints where a stage does not say every how many steps."""
+
+
+@dataclass
+class Pace:
+    """When to write a checkpoint: every so many steps, or by the clock, and then for at most a twentieth of the time."""
+
+    every: int | None
+    last: float = field(default_factory=time.perf_counter)
+    cost: float = 0.0
+
+    def due(self, done: int) -> bool:
+        """Whether to write one after step ``done``."""
+        if self.every is not None:
+            return done % self.every == 0
+        return time.perf_counter() - self.last >= max(CHECKPOINT_SECONDS, 20 * self.cost)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the writing of a checkpoint: measures what it costs."""
+        start = time.perf_counter()
+        yield
+        self.last = time.perf_counter()
+        self.cost = self.last - start
 
 
 class Stopped(RuntimeError):
@@ -38,6 +75,32 @@ class Stopped(RuntimeError):
 
 class Interrupted(Stopped):
     """Ctrl-C: the state was saved, and the same command goes on from there."""
+
+
+def interrupted(done: int, steps: int, folder: Path | None) -> Interrupted:
+    """What Ctrl-C ends a stage with."""
+    where = f"; run the same command again to go on from {folder}" if folder else ""
+    return Interrupted(f"Stopped by you after step {done} of {steps}{where}.")
+
+
+def stopped(done: int, steps: int, folder: Path | None, error: NotFinite) -> Stopped:
+    """What a loss or gradient that is not finite ends a stage with."""
+    kept = f"; the weights of step {done} are kept in {folder}" if folder else ""
+    remedy = f"Lower train.lr or the term's weight{kept}."
+    return Stopped(f"Training stopped at step {done + 1} of {steps}: {error}. {remedy}")
+
+
+@contextlib.contextmanager
+def holding_interrupts(remember: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C inside the block only calls ``remember``, so that what is saved is a state between two steps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda _, __: remember())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
@@ -76,7 +139,9 @@ class Training:
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps in [0, 1], not {self.warmup}.")
         if self.batch % self.accumulation:
-            raise ValueError(f"A batch of {self.batch} rows cannot be split into {self.accumulation} equal micro-batches.")
+            raise ValueError(
+                f"A batch of {self.batch} rows cannot be split into {self.accumulation} equal micro-batches."
+            )
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, not {self.checkpoint_every}.")
 
@@ -128,7 +193,7 @@ def make_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimize
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     if not decayed and not plain:
         raise ValueError("No parameter of the model is trainable; unfreeze some or attach an adapter.")
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     groups = [g for g in groups if g["params"]]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
@@ -164,6 +229,8 @@ def fit(
     step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
     step.prepare(roles)
     steps = steps_of(training, roles, total)
+    if folder is not None and step.sharded:
+        raise ValueError("The plain loop cannot save a model that FSDP splits; use train.loop: trainer, or no folder.")
     run = _Run(model, roles, training, step, make_optimizer(training, step.model), seed, steps, folder)
     run.resume()
     return run.go(on_step)
@@ -185,11 +252,11 @@ class _Run:
     ) -> None:
         self.model, self.roles, self.training, self.step = model, roles, training, step
         self.optimizer, self.seed, self.steps, self.folder = optimizer, seed, steps, folder
-        self.done, self.tokens, self.before = 0, 0, 0.0
+        self.done, self.before = 0, 0.0
         self.curves: dict[str, list[tuple[int, float]]] = {t.name: [] for t in step.objective.terms}
         self.rank = torch.distributed.get_rank() if step.processes > 1 else 0
         self.interrupted = False
-        self.every = training.checkpoint_every or max(1, steps // 10)
+        self.pace = Pace(training.checkpoint_every)
 
     def resume(self) -> None:
         """Goes back to the last complete checkpoint, or seeds the generators of a fresh start."""
@@ -197,59 +264,42 @@ class _Run:
         if found is None:
             torch.manual_seed(self.seed)
             return
-        checkpoint.restore(found, self.model, self.optimizer, self.step.states)
-        self.done, self.tokens = found.step, found.extra["tokens"]
+        checkpoint.restore(found, self.step.bare, self.optimizer, self.step.modules)
+        self.done, self.step.tokens = found.step, found.extra["tokens"]
         self.before = found.extra["seconds"]
         self.curves = {k: [(int(s), float(v)) for s, v in points] for k, points in found.extra["curves"].items()}
 
     def go(self, on_step: Callable[[Progress], None] | None) -> Result:
         """All remaining steps."""
         self.model.train()
-        start = time.perf_counter()
+        start = time.perf_counter() - self.before
         try:
-            while self.done < self.steps:
-                if self.interrupted:
-                    raise KeyboardInterrupt
-                with self._whole_step():
-                    parts = self._one()
+            while self.done < self.steps and not self.interrupted:
+                with holding_interrupts(self._interrupt):
+                    self._one()
                     self.done += 1
-                for name, value in parts.items():
-                    self.curves[name].append((self.done, value))
-                seconds = self.before + time.perf_counter() - start
-                if self.done % self.every == 0 and self.done < self.steps:
+                    for name, value in self.step.parts.items():
+                        self.curves[name].append((self.done, value))
+                seconds = time.perf_counter() - start
+                if self.done < self.steps and self.pace.due(self.done):
                     self._save(seconds)
                 if on_step is not None:
-                    on_step(Progress(self.done, self.steps, parts, seconds))
+                    on_step(Progress(self.done, self.steps, self.step.parts, seconds))
+            if self.interrupted:
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
-            self._save(self.before + time.perf_counter() - start)
-            where = f"; run the same command again to go on from {self.folder}" if self.folder else ""
-            raise Interrupted(f"Stopped by you after step {self.done} of {self.steps}{where}.") from None
+            self._save(time.perf_counter() - start)
+            raise interrupted(self.done, self.steps, self.folder) from None
         except NotFinite as error:
-            self._save(self.before + time.perf_counter() - start)
-            kept = f"; the weights of step {self.done} are kept in {self.folder}" if self.folder else ""
-            raise Stopped(
-                f"Training stopped at step {self.done + 1} of {self.steps}: {error}. Lower train.lr or the term's weight{kept}."
-            ) from None
+            self._save(time.perf_counter() - start)
+            raise stopped(self.done, self.steps, self.folder, error) from None
         self.model.eval()
-        return Result(self.steps, self.before + time.perf_counter() - start, self.tokens, self.curves)
+        return Result(self.steps, time.perf_counter() - start, self.step.tokens, self.curves)
 
-    @contextlib.contextmanager
-    def _whole_step(self) -> Iterator[None]:
-        """Holds Ctrl-C back until the step is complete, so that what is saved is a state between two steps."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _interrupt(self) -> None:
+        self.interrupted = True
 
-        def remember(_: int, __: object) -> None:
-            self.interrupted = True
-
-        before = signal.signal(signal.SIGINT, remember)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _one(self) -> dict[str, float]:
+    def _one(self) -> None:
         """One optimizer step; the weights move only if every number in it is finite."""
         training = self.training
         batches = self.roles.window(
@@ -263,25 +313,25 @@ class _Run:
         )
         device = next(self.model.parameters()).device
         counts = self.step.count(batches)
-        parts: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches:
-            losses = self.step.backward(batch.to(device), counts, self.done / self.steps, micro=len(batches))
-            add_parts(parts, losses.parts)
-            self.tokens += sum(b["input_ids"].numel() if "input_ids" in b else len(b["labels"]) for b in batch.values())
+        for i, batch in enumerate(batches):
+            with self._unsynchronized() if i + 1 < len(batches) else contextlib.nullcontext():
+                self.step.backward(batch.to(device), counts, self.done / self.steps, micro=len(batches))
         self.step.gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.step.parameters, training.clip or math.inf, foreach=True)
-        if not bool(torch.isfinite(norm)):
-            worst = max(parts, key=lambda name: abs(parts[name]), default="")
-            raise NotFinite(f"the gradient became {float(norm)} (largest term: {worst})")
+        self.step.clip(training.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.done, self.steps)
         self.optimizer.step()
         self.step.after(self.optimizer)
-        return parts
+
+    def _unsynchronized(self) -> contextlib.AbstractContextManager[None]:
+        """DDP reduces once a window, after its last micro-batch."""
+        ddp = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        return self.model.no_sync() if ddp else contextlib.nullcontext()  # type: ignore[operator]
 
     def _save(self, seconds: float) -> None:
         if self.folder is None or self.rank != 0:
             return
-        extra = {"tokens": self.tokens, "seconds": seconds, "curves": self.curves}
-        checkpoint.save(self.folder, self.done, self.model, self.optimizer, self.step.states, extra)
+        extra = {"tokens": self.step.tokens, "seconds": seconds, "curves": self.curves}
+        with self.pace.writing():
+            checkpoint.save(self.folder, self.done, self.step.bare, self.optimizer, self.step.modules, extra)

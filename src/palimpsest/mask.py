@@ -53,13 +53,15 @@ class Masker(Protocol):
 
 
 class Masked:
-    """A mask at work on one model: call ``before_step`` with gradients in place and ``after_step`` after the optimizer."""
+    """A mask at work on a model: ``before_step`` once gradients are in place, ``after_step`` after the optimizer."""
 
     def __init__(self, mask: Mask, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
         unknown = [n for n in mask.moves if n not in parameters]
         if unknown:
-            raise ValueError(f"The mask names {unknown[0]!r}, which is no parameter of this model; make it for this model.")
+            raise ValueError(
+                f"The mask names {unknown[0]!r}, which is no parameter of this model; make it for this model."
+            )
         self._items: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         for name, parameter in parameters.items():
             if not parameter.requires_grad:
@@ -68,7 +70,9 @@ class Masked:
             if moves is None:
                 moves = torch.zeros(parameter.shape, dtype=torch.bool)
             if moves.shape != parameter.shape:
-                raise ValueError(f"The mask of {name!r} has shape {tuple(moves.shape)}, the parameter {tuple(parameter.shape)}.")
+                raise ValueError(
+                    f"The mask of {name!r} has shape {tuple(moves.shape)}, the parameter {tuple(parameter.shape)}."
+                )
             if not bool(moves.all()):
                 self._items.append((parameter, moves.to(parameter.device), parameter.detach().clone()))
 

@@ -49,9 +49,7 @@ def families() -> dict[str, dict[str, str]]:
     for family in FAMILIES:
         folder = root / family
         modules = pkgutil.iter_modules([str(folder)]) if folder.is_dir() else ()
-        found[family] = {
-            m.name: f"palimpsest.{family}.{m.name}" for m in modules if not m.name.startswith("_")
-        }
+        found[family] = {m.name: f"palimpsest.{family}.{m.name}" for m in modules if not m.name.startswith("_")}
     return found
 
 
@@ -81,14 +79,16 @@ def resolve(name: str, family: str | None = None, *, allow_imports: bool = False
             raise UnknownName(f"{name!r} could not be loaded ({error}); write it as package.module:Class.") from error
     table = names(family)
     if name not in table:
-        kind = {None: "method"}.get(family, (family or "").removesuffix("s"))
+        kind = "method" if family is None else family.removesuffix("s")
         close = difflib.get_close_matches(name, table, 3, 0.5)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(sorted(table))}."
         raise UnknownName(f"There is no {kind} {name!r}; {hint}")
     return importlib.import_module(table[name]).METHOD
 
 
-def build(spec: str | dict[str, Any], family: str | None = None, *, place: str = "", allow_imports: bool = False) -> Any:
+def build(
+    spec: str | dict[str, Any], family: str | None = None, *, place: str = "", allow_imports: bool = False
+) -> Any:
     """A method from a recipe's ``name`` or ``{name: {field: value}}``, its fields checked by their types.
 
     ``place`` is the recipe path that an error names, such as ``objective.0``.
@@ -98,7 +98,9 @@ def build(spec: str | dict[str, Any], family: str | None = None, *, place: str =
     at = f"{place}: " if place else ""
     if isinstance(spec, dict):
         if len(spec) != 1:
-            raise ValueError(f"{at}name one method here, as {{name: {{…}}}}; there are {len(spec)}: {sorted(map(str, spec))}.")
+            raise ValueError(
+                f"{at}name one method here, as {{name: {{…}}}}; there are {len(spec)}: {sorted(map(str, spec))}."
+            )
         name, fields = next(iter(spec.items()))
     else:
         name, fields = spec, {}
@@ -125,7 +127,9 @@ def build(spec: str | dict[str, Any], family: str | None = None, *, place: str =
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([*([place] if place else []), name, *map(str, first["loc"])])
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r}).") from None
+        raise ValueError(
+            f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})."
+        ) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{at}{name}: {error}") from None
 

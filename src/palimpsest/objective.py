@@ -1,6 +1,6 @@
 """What is minimized: objectives over data roles, and the algebra ``+`` and ``* weight``.
 
-    objective = on("forget", NPO(beta=0.1)) + 1.0 * on("retain", CrossEntropy()) + Ramp(0, 0.5) * on("retain", KLToReference())
+    objective = on("forget", NPO(beta=0.1)) + on("retain", CrossEntropy()) + Ramp(0, 1) * on("retain", KLToReference())
 
 A method returns one value per item and names its unit; ``evaluate`` sums and divides once, by the number of
 items of that unit over the whole accumulation window and all processes.  That is why results do not change
@@ -39,11 +39,13 @@ class Objective:
 
     ``unit`` says what one item is: a scored token ([B, T-1] values), a sequence, example or pair ([B] values),
     or the parameters (one value).  ``needs`` lists what must be computed beside the model: ``ref``, ``teacher``,
-    ``hidden:<module path>``.
+    ``hidden:<module path>``.  ``arity`` is the number of roles that one term is on: with more than one, ``view`` is
+    the tuple of their views, paired row by row, and items are counted on the first.
     """
 
     unit: ClassVar[Unit] = "token"
     needs: ClassVar[frozenset[str]] = frozenset()
+    arity: ClassVar[int] = 1
 
     def prepare(self, model: nn.Module, roles: Roles, role: str) -> nn.Module | None:
         """Once a stage: what the method must know beforehand (a Fisher, class means, stored states), or None."""
@@ -155,7 +157,7 @@ def on(role: str | tuple[str, ...], objective: Objective) -> Term:
 
 @dataclass(frozen=True)
 class Losses:
-    """``total`` is the weighted sum to differentiate; ``terms`` its weighted summands; ``parts`` their unweighted values."""
+    """``total`` is the weighted sum to differentiate, ``terms`` its summands, ``parts`` their unweighted values."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -192,14 +194,19 @@ def evaluate(
     total = Total((total,)) if isinstance(total, Term) else total
     missing = [r for r in total.roles if r not in batch]
     if missing:
-        raise ValueError(f"The objective uses the role {missing[0]!r}, but the batch has: {', '.join(batch) or 'none'}.")
+        raise ValueError(
+            f"The objective uses the role {missing[0]!r}, but the batch has: {', '.join(batch) or 'none'}."
+        )
     views = dict(batch.adapter.views(model, batch, total.roles, total.taps))
     for kind, companion in (("ref", reference), ("teacher", teacher)):
         wanted = total.needs(kind)
         if wanted and companion is None:
             name = next(t.name for t in total.terms if kind in t.objective.needs)
             word = "reference" if kind == "ref" else "teacher"
-            raise ValueError(f"{name} needs a {word} model; pass evaluate(…, {word}=…), for example Copy(model) taken before training.")
+            raise ValueError(
+                f"{name} needs a {word} model; pass evaluate(…, {word}=…), for example Copy(model) taken before"
+                " training."
+            )
         if wanted and companion is not None:
             for role, view in companion.views(model, batch, wanted).items():
                 views[role].companions[kind] = view
@@ -235,5 +242,7 @@ def _reduce(
         items = torch.where(first.mask, items, 0.0)
     number = counts[term.role[0], unit]
     if number == 0:
-        raise ValueError(f"{term.name} has no {unit} to score in this step; check the labels of the role {term.role[0]!r}.")
+        raise ValueError(
+            f"{term.name} has no {unit} to score in this step; check the labels of the role {term.role[0]!r}."
+        )
     return items.sum() / number

@@ -1,7 +1,7 @@
 """A change of weights that can be looked at, saved and undone: what every edit returns.
 
-    patch = Fila(rank=8)(model, roles)
-    with patch.applied(model): ...      # the model is bit for bit what it was afterwards
+patch = Fila(rank=8)(model, roles)
+with patch.applied(model): ...      # the model is bit for bit what it was afterwards
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Patch:
                 raise ValueError(f"The patch changes {name!r}, which is no parameter of this model.")
             if parameters[name].shape != change.shape:
                 raise ValueError(
-                    f"The patch of {name!r} has shape {tuple(change.shape)}, the parameter {tuple(parameters[name].shape)}."
+                    f"The patch of {name!r} has shape {tuple(change.shape)}, the parameter"
+                    f" {tuple(parameters[name].shape)}."
                 )
         return parameters
 

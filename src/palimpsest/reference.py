@@ -105,7 +105,8 @@ class SlowAverage(Frozen):
     def after_step(self, model: nn.Module) -> None:
         """Moves every parameter a little towards the model."""
         with torch.no_grad():
-            slow, fast = list(self.module.parameters()), [p.detach() for p in model.parameters()]
+            slow: list[Tensor] = [p.detach() for p in self.module.parameters()]
+            fast: list[Tensor] = [p.detach() for p in model.parameters()]
             torch._foreach_lerp_(slow, fast, 1 - self.decay)
 
 
@@ -131,7 +132,7 @@ class AdapterOff:
 
     def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
         """One forward with the adapter disabled."""
-        with evaluating(self.model), self.model.disable_adapter():  # type: ignore[operator]
+        with evaluating(self.model), self.model.disable_adapter():
             return batch.adapter.views(self.model, batch, roles)
 
     def after_step(self, model: nn.Module) -> None:
@@ -151,7 +152,9 @@ class Cached:
         found = {}
         for role in roles:
             if role not in self.columns:
-                raise ValueError(f"The reference was cached for {sorted(self.columns)}, not for {role!r}; cache that role too.")
+                raise ValueError(
+                    f"The reference was cached for {sorted(self.columns)}, not for {role!r}; cache that role too."
+                )
             rows = [self.columns[role][int(i)] for i in batch[role]["index"]]
             found[role] = adapter.recall(batch[role], rows, self.head)
         return found
@@ -193,7 +196,9 @@ def cache(roles: Roles, model: nn.Module, names: Sequence[str], *, full: bool = 
     device = next(model.parameters()).device
     for role in names:
         if role in roles.answers:
-            raise ValueError(f"The role {role!r} is drawn afresh in every round, so it cannot be cached; use reference: copy.")
+            raise ValueError(
+                f"The role {role!r} is drawn afresh in every round, so it cannot be cached; use reference: copy."
+            )
         columns[role] = []
         for batch in roles.in_order(role, size):
             with evaluating(model):

@@ -75,6 +75,7 @@ class RoleBatch(Mapping[str, Batch]):
 class Roles(Mapping[str, Sequence[Example]]):
     """Encoded examples by role.  ``rows`` keeps what the user wrote, in the same order.
 
+    A role is encoded when it is first used, so roles that are only measured need no columns to train on.
     Raises ``ValueError`` for an empty role, and for a row that the adapter cannot encode (naming role and row).
     """
 
@@ -95,29 +96,32 @@ class Roles(Mapping[str, Sequence[Example]]):
                 raise ValueError(f"The role {role!r} has no rows; give it data or leave the role out.")
         for role, paired in self.answers.items():
             if paired.to not in self.rows:
-                raise ValueError(f"The role {role!r} answers {paired.to!r}, which is not a role; there are: {sorted(self.rows)}.")
-        self._examples = {
-            role: [adapter.encode(row, f"{role} row {i}") for i, row in enumerate(values)]
-            for role, values in self.rows.items()
-        }
+                raise ValueError(
+                    f"The role {role!r} answers {paired.to!r}, which is not a role; there are: {sorted(self.rows)}."
+                )
+        self._encoded: dict[str, list[Example]] = {}
+        self._orders: dict[tuple[str, int, int], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
-        return self._examples[role]
+        if role not in self._encoded:
+            rows = self.rows[role]
+            self._encoded[role] = [self.adapter.encode(row, f"{role} row {i}") for i, row in enumerate(rows, 1)]
+        return self._encoded[role]
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._examples, *self.answers))
+        return iter((*self.rows, *self.answers))
 
     def __len__(self) -> int:
-        return len(self._examples) + len(self.answers)
+        return len(self.rows) + len(self.answers)
 
     def __contains__(self, role: object) -> bool:
-        return role in self._examples or role in self.answers
+        return role in self.rows or role in self.answers
 
     def size(self, role: str) -> int:
         """Number of items that one round through the role hands out."""
         role = self.answers[role].to if role in self.answers else role
         chosen = self.selections.get(role)
-        return len(self._examples[role]) if chosen is None else len(chosen.index)
+        return len(self.rows[role]) if chosen is None else len(chosen.index)
 
     def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
         """(index of the item, round) at ``place`` of the role's endless order."""
@@ -136,10 +140,6 @@ class Roles(Mapping[str, Sequence[Example]]):
             self._orders[key] = order if chosen is None else chosen.index[order]
         return self._orders[key]
 
-    @property
-    def _orders(self) -> dict[tuple[str, int, int], Tensor]:
-        return self.__dict__.setdefault("_order_cache", {})
-
     def example(self, role: str, place: int, seed: int) -> Example:
         """The encoded item at ``place``, with its ``index``, its ``weight`` and a random ``draw`` of its own."""
         index, round_ = self.position(role, place, seed)
@@ -147,9 +147,9 @@ class Roles(Mapping[str, Sequence[Example]]):
         if role in self.answers:
             paired = self.answers[role]
             row = {**self.rows[paired.to][index], paired.column: paired.values[draw % len(paired.values)]}
-            encoded = self.adapter.encode(row, f"{role} row {index}")
+            encoded = self.adapter.encode(row, f"{role} row {index + 1}")
         else:
-            encoded = self._examples[role][index]
+            encoded = self[role][index]
         chosen = self.selections.get(role)
         weight = 1.0 if chosen is None else float(chosen.weight_of(index))
         return {**encoded, "index": torch.tensor(index), "draw": torch.tensor(draw), "weight": torch.tensor(weight)}
@@ -196,9 +196,9 @@ class Roles(Mapping[str, Sequence[Example]]):
 
     def in_order(self, role: str, size: int) -> Iterator[RoleBatch]:
         """One pass over a role's own rows in their order, for measurements before training (Fisher, caches)."""
-        for first in range(0, len(self._examples[role]), size):
+        for first in range(0, len(self[role]), size):
             chunk = [
                 {**e, "index": torch.tensor(first + i), "draw": torch.tensor(0), "weight": torch.tensor(1.0)}
-                for i, e in enumerate(self._examples[role][first : first + size])
+                for i, e in enumerate(self[role][first : first + size])
             ]
             yield RoleBatch({role: self.adapter.collate(chunk)}, self.adapter)

@@ -32,7 +32,7 @@ class Selection:
             raise ValueError("A selection chose no row; loosen its criterion.")
         if bool((self.weight < 0).any()) or not bool(torch.isfinite(self.weight).all()):
             raise ValueError("A selection's weights must be finite and not negative.")
-        if len(self.index.unique()) != len(self.index):
+        if len(set(self.index.tolist())) != len(self.index):
             raise ValueError("A selection names a row twice; give it a weight of 2 instead.")
 
     def weight_of(self, index: int) -> Tensor:

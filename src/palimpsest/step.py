@@ -1,16 +1,19 @@
 """One optimizer step of an objective, apart from any loop: the part that ``loop.py`` and ``hf.py`` share.
 
-    step = Step(objective, model, reference=Copy(model))
-    counts = step.count(batches)                      # items of the whole window, over all processes
-    for batch in batches: step.backward(batch, counts, progress, micro=len(batches))
-    step.gradients()                                  # merged, reduced, masked: ready for clipping
-    optimizer.step(); step.after(optimizer)
+step = Step(objective, model, reference=Copy(model))
+counts = step.count(batches)                      # items of the whole window, over all processes
+for batch in batches: step.backward(batch, counts, progress, micro=len(batches))
+step.gradients()                                  # merged, reduced, masked; raises if a term is not finite
+step.clip(1.0)
+optimizer.step(); step.after(optimizer)
+step.parts, step.tokens                           # the window's term values; tokens since the start
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from palimpsest.combine import Combine, Sum
 from palimpsest.mask import Mask, Masked
 from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate
-from palimpsest.reference import Reference
+from palimpsest.reference import Reference, SlowAverage
 from palimpsest.roles import RoleBatch, Roles
 
 __all__ = ["NotFinite", "Step"]
@@ -32,9 +35,31 @@ class NotFinite(ArithmeticError):
 
 def _wrapped(model: nn.Module) -> bool:
     """Whether a wrapper (DDP, FSDP2) reduces the gradients, as a mean over processes."""
-    from torch.distributed.fsdp import FSDPModule
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("DataParallel is not supported; start one process per device and use DistributedDataParallel.")
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # slow to import, and needed here only
 
+    if isinstance(model, FullyShardedDataParallel):
+        raise ValueError("FSDP version 1 is not supported; shard the model with fully_shard (fsdp_version: 2).")
     return isinstance(model, (nn.parallel.DistributedDataParallel, FSDPModule))
+
+
+def _whole(norm: Tensor) -> float:
+    """A norm as a number, also where FSDP left its parts on different processes."""
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.tensor import DTensor
+
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return float(norm)
+
+
+def _tokens(batch: RoleBatch) -> int:
+    """Tokens of text, padding apart; rows where the batch is not text."""
+    masks = [b.get("attention_mask") for b in batch.values()]
+    rows = [len(next(iter(b.values()))) for b in batch.values()]
+    return sum(n if m is None else int(m.sum()) for n, m in zip(rows, masks))
 
 
 @dataclass
@@ -55,16 +80,42 @@ class Step:
             self.objective = Total((self.objective,))
         self.groups = self.combine.groups(self.objective)
         self.processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self.wrapped = _wrapped(self.model)
+        self.wrap(self.model)
+        self.masked = None if self.mask is None else Masked(self.mask, self.bare)
+        self.parts: dict[str, float] = {}
+        self.tokens = 0
+        self._window: dict[str, Tensor] = {}
+        self._window_tokens = 0
+        self._gradients: list[list[Tensor]] = []
+
+    def wrap(self, model: nn.Module) -> None:
+        """Takes over the model as a trainer has wrapped it since this step was made."""
+        self.model = model
+        self.wrapped = _wrapped(model)
         if len(self.groups) > 1 and self.wrapped:
             raise ValueError(
                 f"{type(self.combine).__name__} needs the gradient of each group of terms apart, which DDP and FSDP do "
                 "not give; train on one process, or combine with Sum()."
             )
-        if self.mask is not None and self.wrapped and not isinstance(self.model, nn.parallel.DistributedDataParallel):
-            raise ValueError("A mask freezes single weights, which FSDP splits over processes; train on one process or with DDP.")
-        self.masked = None if self.mask is None else Masked(self.mask, self.model)
-        self._gradients: list[list[Tensor]] = []
+        if self.mask is not None and self.sharded:
+            raise ValueError("A mask freezes single weights, which FSDP splits; train on one process or with DDP.")
+
+    @property
+    def bare(self) -> nn.Module:
+        """The model without DDP, so that weights have the names that masks, penalties and checkpoints know."""
+        return self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP splits the weights over processes."""
+        return self.wrapped and self.bare is self.model
+
+    @property
+    def modules(self) -> dict[str, nn.Module | None]:
+        """All that moves beside the model and must be saved with it: the objectives' states and slow averages."""
+        companions = {"companion:reference": self.reference, "companion:teacher": self.teacher}
+        slow = {name: c.module for name, c in companions.items() if isinstance(c, SlowAverage)}
+        return {**self.states, **slow}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -75,26 +126,34 @@ class Step:
         """Lets every objective look at the model and its data before the first step."""
         for term in self.objective.terms:
             if term.name not in self.states:
-                self.states[term.name] = term.objective.prepare(self.model, roles, term.role[0])
+                self.states[term.name] = term.objective.prepare(self.bare, roles, term.role[0])
 
     def count(self, batches: Sequence[RoleBatch]) -> Counts:
         """Items of the window, summed over all processes."""
         counts = count_items(self.objective, batches)
+        tokens = sum(map(_tokens, batches))
         if self.processes > 1:
             keys = sorted(k for k in counts if k[1] != "parameter")
             device = next(self.model.parameters()).device
-            values = torch.tensor([counts[k] for k in keys], dtype=torch.float64, device=device)
+            values = torch.tensor([*(counts[k] for k in keys), tokens], dtype=torch.float64, device=device)
             dist.all_reduce(values)
-            counts.update(dict(zip(keys, values.tolist())))
+            *found, tokens = values.tolist()
+            counts.update(dict(zip(keys, found)))
+        self._window_tokens = int(tokens)
         return counts
 
-    def backward(self, batch: RoleBatch, counts: Counts, progress: float, micro: int = 1) -> Losses:
-        """Adds one micro-batch's gradient. Raises ``NotFinite`` before any gradient of a bad loss is taken."""
+    def backward(
+        self,
+        batch: RoleBatch,
+        counts: Counts,
+        progress: float,
+        micro: int = 1,
+        differentiate: Callable[[Tensor], None] = Tensor.backward,
+    ) -> Losses:
+        """Adds one micro-batch's gradient; ``differentiate`` calls ``backward`` on the loss (a trainer has its own)."""
         device = next(self.model.parameters()).device
         context = (
-            contextlib.nullcontext()
-            if self.autocast is None
-            else torch.autocast(device.type, dtype=self.autocast)
+            contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
         )
         with context:
             losses = evaluate(
@@ -108,15 +167,29 @@ class Step:
                 states=self.states,
                 share=1.0 / (micro * self.processes),
             )
-        for name, value in losses.parts.items():
-            if not bool(torch.isfinite(value)):
-                raise NotFinite(f"the term {name} became {float(value)}")
+        for name, value in losses.parts.items():  # kept on the device: reading them here would make a GPU wait
+            self._window[name] = self._window[name] + value if name in self._window else value
         if len(self.groups) == 1:
             # Wrappers average over processes; the division was already done, so the average is undone here.
-            (losses.total * (self.processes if self.wrapped else 1)).backward()
+            differentiate(losses.total * (self.processes if self.wrapped else 1))
         else:
             self._collect(losses)
         return losses
+
+    def _close_window(self) -> None:
+        """Reads the window's term values, summed over processes, so that all processes stop at a bad one together."""
+        names = list(self._window)
+        exact = self.processes > 1 or any(v.dtype == torch.float64 for v in self._window.values())
+        values = torch.stack([v.to(torch.float64 if exact else torch.float32) for v in self._window.values()])
+        if self.processes > 1:
+            dist.all_reduce(values)
+        self._window = {}
+        self.parts = dict(zip(names, values.tolist()))
+        for name, value in self.parts.items():
+            if not math.isfinite(value):
+                self._gradients = []
+                raise NotFinite(f"the term {name} became {value}")
+        self.tokens += self._window_tokens
 
     def _collect(self, losses: Losses) -> None:
         """One backward pass a group, kept apart until the window ends."""
@@ -132,7 +205,11 @@ class Step:
                 self._gradients.append(gradients)
 
     def gradients(self) -> None:
-        """After the last micro-batch: the gradient to step along, in ``.grad`` of every trainable parameter."""
+        """After the last micro-batch: the gradient to step along, in ``.grad`` of every trainable parameter.
+
+        Raises ``NotFinite``, on every process, when a term of the window is not finite on any.
+        """
+        self._close_window()
         parameters = self.parameters
         if len(self.groups) > 1:
             if self.processes > 1:
@@ -149,15 +226,29 @@ class Step:
         if self.masked is not None:
             self.masked.before_step()
 
+    def clip(self, limit: float | None) -> float:
+        """Scales the gradients down to the norm ``limit`` (None: as they are) and returns the norm they had.
+
+        Raises ``NotFinite`` when that is not a number.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = _whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+        if not math.isfinite(norm):
+            worst = max(self.parts, key=lambda name: abs(self.parts[name]), default="")
+            raise NotFinite(f"the gradient became {norm} (largest term: {worst})")
+        if limit is not None and norm > limit:
+            torch._foreach_mul_(gradients, limit / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ does
+        return norm
+
     def after(self, optimizer: torch.optim.Optimizer) -> None:
-        """After the optimizer's step: frozen entries back in place, averages moved, gradients cleared."""
+        """After the optimizer's step: frozen entries back in place, averages moved."""
         if self.masked is not None:
             self.masked.after_step(optimizer)
         for companion in (self.reference, self.teacher):
             if companion is not None:
-                companion.after_step(self.model)
+                companion.after_step(self.bare)
         for term in self.objective.terms:
-            term.objective.after_step(self.model, self.states.get(term.name))
+            term.objective.after_step(self.bare, self.states.get(term.name))
 
 
 def _sum_over_processes(tensors: Sequence[Tensor]) -> None:
@@ -168,9 +259,3 @@ def _sum_over_processes(tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
         tensor.copy_(flat[first : first + tensor.numel()].view_as(tensor))
         first += tensor.numel()
-
-
-def add_parts(into: dict[str, float], parts: Mapping[str, Tensor]) -> None:
-    """Adds a micro-batch's unweighted term values to those of the window."""
-    for name, value in parts.items():
-        into[name] = into.get(name, 0.0) + float(value)

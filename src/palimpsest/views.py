@@ -17,7 +17,18 @@ from torch import Tensor, nn
 from palimpsest.audit import Row, Subject
 from palimpsest.kernels.linear_log_probability import linear_log_probability, linear_logits
 
-__all__ = ["Adapter", "Batch", "Example", "Head", "LabelView", "ParameterView", "TokenOutputs", "TokenView", "Unit", "View"]
+__all__ = [
+    "Adapter",
+    "Batch",
+    "Example",
+    "Head",
+    "LabelView",
+    "ParameterView",
+    "TokenOutputs",
+    "TokenView",
+    "Unit",
+    "View",
+]
 
 Batch = Mapping[str, Tensor]
 Example = Mapping[str, Tensor]
@@ -42,7 +53,7 @@ class View:
         if name not in self.companions:
             raise RuntimeError(
                 f"The objective asked for view.{name}, but no {name} was given; list {name!r} in the objective's "
-                f"`needs` and pass one to evaluate()."
+                "`needs` and pass one to evaluate()."
             )
         return self.companions[name]
 
@@ -151,7 +162,9 @@ class TokenView(View):
         if name == "last" and self.outputs.hidden is not None:
             return self.outputs.hidden
         if name not in self.outputs.taps:
-            raise RuntimeError(f"The activation {name!r} was not recorded; list 'hidden:{name}' in the objective's `needs`.")
+            raise RuntimeError(
+                f"The activation {name!r} was not recorded; list 'hidden:{name}' in the objective's `needs`."
+            )
         return self.outputs.taps[name]
 
 
@@ -183,7 +196,9 @@ class LabelView(View):
     @cached_property
     def log_probs(self) -> Tensor:
         """[B, C] log-probabilities of the classes."""
-        return self.logits.float().log_softmax(-1) if self.logits.dtype != torch.float64 else self.logits.log_softmax(-1)
+        return (
+            self.logits.float().log_softmax(-1) if self.logits.dtype != torch.float64 else self.logits.log_softmax(-1)
+        )
 
     @cached_property
     def logp(self) -> Tensor:

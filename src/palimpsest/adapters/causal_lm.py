@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from palimpsest.adapters.causal_lm_subject import CausalLMSubject
 from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
 from palimpsest.audit import Row
+from palimpsest.intervention import changes_logits
 from palimpsest.kernels.linear_log_probability import linear_logits
 from palimpsest.reference import Columns
 from palimpsest.roles import Roles
@@ -74,7 +75,10 @@ class CausalLM:
 
     def _fits(self, length: int, place: str) -> None:
         if length > self.max_length:
-            raise ValueError(f"{place} has {length} tokens, but max_length is {self.max_length}; shorten the row or raise model.max_length.")
+            raise ValueError(
+                f"{place} has {length} tokens, but max_length is {self.max_length}; shorten the row or raise"
+                " model.max_length."
+            )
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Right-padded: input_ids, attention_mask, labels [B, T]; scalars per row are stacked to [B]."""
@@ -115,7 +119,9 @@ class CausalLM:
                 return None if value is None else value[first : first + rows, :length]
 
             tapped = {k: v[first : first + rows, :length] for k, v in whole.taps.items()}
-            views[role] = TokenView(batch[role], TokenOutputs(part(whole.hidden), whole.head, part(whole.logits), tapped))
+            views[role] = TokenView(
+                batch[role], TokenOutputs(part(whole.hidden), whole.head, part(whole.logits), tapped)
+            )
             first += rows
         return views
 
@@ -123,7 +129,8 @@ class CausalLM:
         """Hidden states before the head, and the head; the logits only where the two cannot be told apart."""
         inner = unwrapped(model)
         inputs = self._inputs(inner, ids, mask)
-        head = head_of(inner) if self._apart.get(inner, True) else None
+        changed = changes_logits(inner)  # then the head alone does not tell what the model says
+        head = head_of(inner) if self._apart.get(inner, True) and not changed else None
         kept: dict[str, Tensor] = {}
 
         def record(name: str) -> Any:
@@ -134,10 +141,10 @@ class CausalLM:
 
         def cut(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             kept[""] = args[0]  # what enters the head, [B, T, D]
-            return (args[0][:, :1], *args[1:])  # the model itself then makes the logits of one position only
+            return args if changed else (args[0][:, :1], *args[1:])  # the logits of one position only
 
         handles = [inner.get_submodule(name).register_forward_hook(record(name)) for name in taps]
-        if head is not None:
+        if head is not None or changed:
             handles.append(inner.get_output_embeddings().register_forward_pre_hook(cut))  # type: ignore[operator]
         try:
             logits = model(**inputs, use_cache=False).logits
@@ -152,7 +159,9 @@ class CausalLM:
                 return self._forward(model, ids, mask, taps)
         unpack = self._unpacker(mask)
         spread = {name: unpack(value) for name, value in kept.items()}
-        return TokenOutputs(None, None, unpack(logits), spread) if head is None or hidden is None else TokenOutputs(unpack(hidden), head, None, spread)
+        if head is None or hidden is None:
+            return TokenOutputs(None if hidden is None else unpack(hidden), None, unpack(logits), spread)
+        return TokenOutputs(unpack(hidden), head, None, spread)
 
     def _inputs(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         positions = (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
@@ -199,9 +208,17 @@ class CausalLM:
 
     def frozen_head(self, model: nn.Module) -> Head | None:
         """A detached copy of the output layer."""
+        if changes_logits(unwrapped(model)):
+            raise ValueError(
+                "An intervention changes this model's logits, so they cannot be made again from its output layer; "
+                "cache without it."
+            )
         head = head_of(unwrapped(model))
         if head is None:
-            raise ValueError("This model's output layer cannot be kept apart, so whole distributions cannot be cached; use reference: copy.")
+            raise ValueError(
+                "This model's output layer cannot be kept apart, so whole distributions cannot be cached; use"
+                " reference: copy."
+            )
         bias = None if head.bias is None else head.bias.detach().clone()
         return Head(head.weight.detach().clone(), bias, head.softcap, head.scale)
 

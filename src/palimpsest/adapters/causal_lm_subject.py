@@ -1,4 +1,4 @@
-"""The four questions an audit may ask, answered by a causal language model in batches."""
+"""The questions an audit may ask, answered by a causal language model in batches."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.audit import Row
+from palimpsest.kernels.linear_log_probability import linear_logits
 from palimpsest.reference import evaluating
 
 if TYPE_CHECKING:
     from palimpsest.adapters.causal_lm import CausalLM
+    from palimpsest.views import TokenView
 
 __all__ = ["CausalLMSubject"]
 
 TOKENS_A_BATCH = 2048
 """Padded tokens in one scoring batch: large enough to keep two cores or one card busy, small enough for both."""
 
+_POSITIONS = 256
+"""Positions whose [positions, V] logits are held at once when only the most likely token is asked for."""
+
+
+def _greedy(view: TokenView) -> Tensor:
+    """The most likely token at each scored position of a batch, row after row, [positions]."""
+    out, mask = view.outputs, view.mask  # [B, T-1]
+    if out.hidden is None or out.head is None:
+        return view.logits[:, :-1][mask].argmax(-1)
+    head, hidden = out.head, out.hidden[:, :-1][mask]  # [positions, D]
+    return torch.cat(
+        [
+            linear_logits(part, head.weight, head.bias, softcap=head.softcap, scale=head.scale).argmax(-1)
+            for part in torch.split(hidden, _POSITIONS)
+        ]
+    )
+
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, so that a batch wastes little padding and the first needs most memory."""
+    """Indices grouped by length, longest first: little padding is wasted, and the first batch needs most memory."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for i in order:
@@ -57,6 +76,18 @@ class CausalLMSubject:
             found.update({i: logp[b][mask[b]] for b, i in enumerate(indices)})
         return [found[i] for i in range(len(rows))]
 
+    def matches(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Per row, whether each scored token is the most likely one after the true tokens before it, bool, [T_i]."""
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        found: dict[int, Tensor] = {}
+        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+            batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
+            with evaluating(self.model):
+                view = self.adapter.views(self.model, {"": batch}, [""])[""]
+                same = (_greedy(view) == view.targets[view.mask]).cpu()
+            found.update(zip(indices, torch.split(same, view.mask.sum(1).tolist())))
+        return [found[i] for i in range(len(rows))]
+
     def embed(self, rows: Sequence[Row]) -> Tensor:
         """Mean over a row's tokens of what enters the head, float32 on CPU, [N, D]."""
         examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
@@ -79,6 +110,14 @@ class CausalLMSubject:
             found.update(zip(indices, self._continue([prompts[i] for i in indices], max_new_tokens)))
         return [found[i] for i in range(len(rows))]
 
+    def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The first ``tokens`` tokens of each text, as text."""
+        kept = []
+        for text in texts:
+            ids, decode = self.adapter.tokens.ids(text), self.adapter.tokenizer.decode
+            kept.append(text if len(ids) <= tokens else decode(ids[:tokens], clean_up_tokenization_spaces=False))
+        return kept
+
     def _continue(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         """One left-padded batch of greedy generation."""
         from transformers import GenerationConfig
@@ -89,7 +128,11 @@ class CausalLMSubject:
         ids = torch.tensor([[fill] * (width - len(p)) + p for p in prompts], device=self._device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
         greedy = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, pad_token_id=fill, eos_token_id=tokenizer.eos_token_id
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=fill,
+            eos_token_id=tokenizer.eos_token_id,
         )
         with evaluating(self.model):
             out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)  # type: ignore[operator]
@@ -98,4 +141,6 @@ class CausalLMSubject:
 
     def predict(self, rows: Sequence[Row]) -> Tensor:
         """A language model has no classes of its own."""
-        raise ValueError("This audit asks for classes, which a language model has none of; use an audit of probabilities or text.")
+        raise ValueError(
+            "This audit asks for classes, which a language model has none of; use an audit of probabilities or text."
+        )

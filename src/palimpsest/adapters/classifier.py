@@ -36,7 +36,9 @@ class Classifier:
             raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
         label = int(row["label"])
         if not 0 <= label < self.classes:
-            raise ValueError(f"{place}: the label {label} lies outside 0..{self.classes - 1}; correct it or set model.classes.")
+            raise ValueError(
+                f"{place}: the label {label} lies outside 0..{self.classes - 1}; correct it or set model.classes."
+            )
         inputs = torch.as_tensor(row["inputs"])
         inputs = inputs if inputs.is_floating_point() else inputs.float()
         if not bool(torch.isfinite(inputs).all()):
@@ -69,7 +71,9 @@ class Classifier:
             if handle is not None:
                 handle.remove()
         if logits.ndim != 2 or logits.shape[1] != self.classes:
-            raise ValueError(f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes].")
+            raise ValueError(
+                f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes]."
+            )
         sizes = [len(batch[r]["labels"]) for r in roles]
         features = kept[0].split(sizes) if kept else [None] * len(sizes)
         parts = zip(roles, logits.split(sizes), features, strict=True)
@@ -108,12 +112,18 @@ class ClassifierSubject:
             chunk = rows[first : first + self.rows_a_batch]
             batch = self.adapter.collate([self.adapter.encode(r, f"row {first + i}") for i, r in enumerate(chunk)])
             with evaluating(self.model):
-                views.append(self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""])
+                views.append(
+                    self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""]
+                )
         return views
 
     def logp(self, rows: Sequence[Row]) -> list[Tensor]:
         """The log-probability of each row's class, [1] each."""
         return [value.view(1) for view in self._views(rows) for value in view.logp.detach().float().cpu()]
+
+    def matches(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Whether each row's class is the most likely one, [1] each."""
+        return [same.view(1) for view in self._views(rows) for same in (view.logits.argmax(-1) == view.labels).cpu()]
 
     def embed(self, rows: Sequence[Row]) -> Tensor:
         """The features, [N, D]."""
@@ -123,8 +133,10 @@ class ClassifierSubject:
         """A classifier writes nothing."""
         raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
 
+    def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """A classifier reads no text."""
+        raise ValueError("This audit asks for text, which a classifier does not read; use accuracy or probability.")
+
     def predict(self, rows: Sequence[Row]) -> Tensor:
         """Class log-probabilities, [N, C]."""
         return torch.cat([view.log_probs.detach().float().cpu() for view in self._views(rows)])
-
-

@@ -2,7 +2,8 @@
 
 Rows are written as in TRL: ``text``; ``prompt`` and ``completion`` (text, or lists of messages); ``messages``.
 With a prompt, only the completion is scored; of messages, the last one.  Prompt and completion are tokenized
-apart and joined, so that a question asked later is tokenized exactly as it was in training.
+apart and joined, so that a question asked later is tokenized exactly as it was in training.  An audit may also ask
+for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Tokens:
         """Messages as one text; ``generation`` ends it where the assistant's answer begins."""
         template = CHATML if self.chat_template == "chatml" else self.chat_template
         if template is None and self.tokenizer.chat_template is None:
-            raise ValueError(f"{place}: this tokenizer has no chat template; set model.chat_template (for example chatml).")
+            raise ValueError(
+                f"{place}: this tokenizer has no chat template; set model.chat_template (for example chatml)."
+            )
         text: str = self.tokenizer.apply_chat_template(
             list(messages), chat_template=template, tokenize=False, add_generation_prompt=generation
         )
@@ -49,12 +52,20 @@ class Tokens:
 def _messages(value: Any, role: str, column: str, place: str) -> list[Mapping[str, str]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    if isinstance(value, list) and value and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value)
+    ):
         return list(value)
-    raise ValueError(f"{place}: {column} must be text or a list of messages with role and content, not {str(value)[:60]!r}.")
+    raise ValueError(
+        f"{place}: {column} must be text or a list of messages with role and content, not {str(value)[:60]!r}."
+    )
 
 
-def _conversation(row: Row, tokens: Tokens, place: str) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
+def _conversation(
+    row: Row, tokens: Tokens, place: str
+) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
     """(prompt, completion) as messages, or None where the row is not a conversation."""
     if "messages" in row:
         found = _messages(row["messages"], "user", "messages", place)
@@ -70,18 +81,23 @@ def _conversation(row: Row, tokens: Tokens, place: str) -> tuple[list[Mapping[st
 def _known(row: Row, place: str) -> None:
     if not any(column in row for column in ("text", "prompt", "messages")):
         raise ValueError(
-            f"{place} has the columns {sorted(map(str, row))}; a language model needs text, or prompt and completion, or messages."
+            f"{place} has the columns {sorted(map(str, row))}; a language model needs text, or prompt and completion,"
+            " or messages."
         )
 
 
 def prompt_ids(row: Row, tokens: Tokens, place: str) -> list[int]:
     """The tokens that a generation for this row starts from."""
+    if "text_prefix" in row:
+        return tokens.ids(str(row["text_prefix"]), special=True)
     _known(row, place)
     conversation = _conversation(row, tokens, place)
     if conversation is not None:
         return tokens.ids(tokens.render(conversation[0], place, generation=True))
     if "prompt" not in row:
-        raise ValueError(f"{place}: generation starts from a prompt, but the row has only text; add prompt and completion.")
+        raise ValueError(
+            f"{place}: generation starts from a prompt, but the row has only text; add prompt and completion."
+        )
     return tokens.ids(str(row["prompt"]), special=True)
 
 
@@ -104,7 +120,9 @@ def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
         prefix = tokens.render(conversation[0], place, generation=True)
         whole = tokens.render([*conversation[0], *conversation[1]], place, generation=False)
         if not whole.startswith(prefix):
-            raise ValueError(f"{place}: this chat template rewrites the prompt once an answer follows; set model.chat_template.")
+            raise ValueError(
+                f"{place}: this chat template rewrites the prompt once an answer follows; set model.chat_template."
+            )
         answer = tokens.ids(whole[len(prefix) :])
         if eos in answer:  # what a template prints after the end of the turn is not the model's to say
             answer = answer[: len(answer) - answer[::-1].index(eos)]

@@ -1,0 +1,153 @@
+"""Rows from where users keep them: lists, JSON lines, CSV, Parquet, and ``datasets`` folders or hub names.
+
+A row is a dict. Nothing is skipped in silence: a line that cannot be read ends with its file and number.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from palimpsest.audit import Row
+
+__all__ = ["load_rows", "row_key"]
+
+READERS = ("jsonl", "json", "csv", "parquet")
+
+
+def load_rows(
+    source: str, *, columns: Mapping[str, str] | None = None, rows: int | None = None, folder: Path | None = None
+) -> list[Row]:
+    """Rows of a file (.jsonl, .json, .csv, .parquet), a ``datasets`` folder, or a hub name with ``#split``.
+
+    ``columns`` renames: {"prompt": "question"} reads the column ``question`` as ``prompt``. ``rows`` takes the first so
+    many. A relative path is looked up from ``folder``, then from the working directory.
+    """
+    found = _read(source, folder)
+    if columns:
+        found = [_renamed(row, columns, source, number) for number, row in enumerate(found, 1)]
+    if rows is not None:
+        if rows < 1:
+            raise ValueError(f"{source}: rows must be at least 1, not {rows}.")
+        found = found[:rows]
+    if not found:
+        raise ValueError(f"{source} holds no rows; give it data or leave the role out.")
+    return found
+
+
+def row_key(row: Row) -> str:
+    """What identifies a row: its ``id``, or a digest of its content."""
+    if "id" in row:
+        return str(row["id"])
+    shown = {str(k): v.tolist() if callable(getattr(v, "tolist", None)) else v for k, v in row.items()}
+    return hashlib.sha256(json.dumps(shown, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _renamed(row: Row, columns: Mapping[str, str], source: str, number: int) -> Row:
+    missing = [old for old in columns.values() if old not in row]
+    if missing:
+        raise ValueError(f"{source} row {number} has no column {missing[0]!r}; it has: {', '.join(map(str, row))}.")
+    taken = set(columns.values())
+    return {k: v for k, v in row.items() if k not in taken} | {new: row[old] for new, old in columns.items()}
+
+
+def _read(source: str, folder: Path | None) -> list[Row]:
+    path = Path(source).expanduser()
+    if not path.is_absolute() and folder is not None and (folder / path).exists():
+        path = folder / path
+    suffix = path.suffix.lower().removeprefix(".")
+    if path.is_dir():
+        return _from_datasets(path)
+    if not path.exists():
+        if suffix in READERS or "/" not in source or source.startswith((".", "/")):
+            raise ValueError(
+                f"{source} does not exist; check the path (it is looked up beside the recipe, then in the working"
+                " directory)."
+            )
+        return _from_hub(source)
+    try:
+        if suffix in ("jsonl", "json"):
+            return _json_rows(path)
+        if suffix == "csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return [dict(row) for row in csv.DictReader(file)]
+        if suffix == "parquet":
+            return _parquet_rows(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    except OSError as error:
+        raise ValueError(f"{path} could not be read ({error.strerror or error}).") from None
+    raise ValueError(
+        f"{path}: rows are read from {', '.join('.' + r for r in READERS)} files, not from"
+        f" {path.suffix or 'files without ending'}."
+    )
+
+
+def _json_rows(path: Path) -> list[Row]:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {error.lineno}: this is not JSON ({error.msg}); correct it.") from None
+        numbered = list(enumerate(values, 1))
+        unit = "entry"
+    else:
+        unit, numbered = "line", []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    numbered.append((number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"{path} line {number}: this is not JSON ({error.msg}); correct or delete the line."
+                    ) from None
+    for number, value in numbered:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} {unit} {number}: a row is an object with named columns, not {str(value)[:40]!r}.")
+    return [value for _, value in numbered]
+
+
+def _parquet_rows(path: Path) -> list[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet needs pyarrow; pip install 'palimpsest[data]'.") from None
+    found: list[Row] = parquet.read_table(path).to_pylist()
+    return found
+
+
+def _from_datasets(path: Path) -> list[Row]:
+    try:
+        from datasets import DatasetDict, load_from_disk
+    except ImportError:
+        raise ValueError(
+            f"{path} is a folder; reading a dataset from it needs pip install 'palimpsest[data]'."
+        ) from None
+    try:
+        found = load_from_disk(str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{path} is a folder but no saved dataset ({error}); name a file in it.") from None
+    if isinstance(found, DatasetDict):
+        raise ValueError(f"{path} holds the splits {sorted(found)}; name one of them as {path}/<split>.")
+    return list(found)
+
+
+def _from_hub(source: str) -> list[Row]:
+    name, _, split = source.partition("#")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(
+            f"{source} is no file here; reading it as a hub dataset needs pip install 'palimpsest[data]'."
+        ) from None
+    try:
+        return list(load_dataset(name, split=split or "train"))
+    except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{source} is no file here and could not be had from the hub ({reason}); check the name or give a file."
+        ) from None

@@ -1,0 +1,322 @@
+"""Log-probability of the targets under a linear head, without ever holding the logits of all tokens.
+
+    z_iv = scale * h_i . w_v + b_v    z <- softcap * tanh(z / softcap)    log p_i = z_{i, y_i} - log sum_v exp z_iv
+
+Plain PyTorch writes z, its log-softmax and the gradient of z: three arrays of [N, V].  Here blocks of a thousand
+vocabulary entries for all tokens pass through two small buffers; a running log-sum-exp joins them.  The backward
+computes each block again, so it costs four matrix products where the plain way has three, and saves the traffic of
+the three arrays.  With a frozen head nothing is computed again: the direction
+d log p_i / d h_i = scale * (w_{y_i} - sum_v p_iv w_v) is collected in the forward and only scaled in the backward.
+
+Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025), arXiv 2411.09009, algorithms 1-3.
+Tags: cross-entropy, large vocabulary, memory.
+Differs: whole blocks of the vocabulary instead of tiles; no gradient filter and no vocabulary sorting, which pay only
+where a tile can be skipped; one value per token of log p (not its negative), with any upstream gradient; deterministic.
+See: ``linear_logits`` for methods that need all logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["linear_log_probability", "linear_logits"]
+
+TOKENS = 2048  # rows of one block: more do not make the matrix products faster, only the buffers larger
+ENTRIES = 1024  # columns of one block, unless the caller says otherwise
+
+
+def linear_log_probability(
+    hidden: Tensor,  # [..., D]
+    weight: Tensor,  # [V, D]
+    targets: Tensor,  # [...]
+    bias: Tensor | None = None,  # [V]
+    *,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    ignore_index: int = -100,
+    chunk: int | None = None,
+) -> Tensor:
+    """Natural-log probability of each target, [...], at most 0 and exactly 0 where ``targets == ignore_index``.
+
+    The result is float32 (float64 if an input is), whatever the inputs' precision: half-precision inputs are raised
+    block by block before the product, so log p is not rounded as half-precision logits are.  Gradients have the
+    dtypes of their inputs and are exact to rounding for any upstream gradient; they can be taken once only
+    (RuntimeError under ``create_graph=True``).
+
+    ``targets`` are int64 in [0, V) or ``ignore_index``; ignored tokens cost nothing.  ``softcap`` is the tanh cap of
+    the logits (None: none), ``scale`` multiplies them before the bias, ``chunk`` is the number of vocabulary entries
+    computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.
+
+    Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
+    """
+    _check(hidden, weight, targets, bias, softcap, ignore_index, chunk)
+    if not torch.is_grad_enabled():  # inside the Function grad mode is always off, and requires_grad would mislead it
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
+    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]))
+    result: Tensor = _LinearLogProbability.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
+    return result
+
+
+def linear_logits(
+    hidden: Tensor,  # [..., D]
+    weight: Tensor,  # [V, D]
+    bias: Tensor | None = None,  # [V]
+    softcap: float | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """All logits [..., V] by the formula of ``linear_log_probability`` and in its precision (float32 or float64)."""
+    dtype = _working_dtype(hidden, weight, bias)
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype))  # [..., V]
+        if scale != 1.0:
+            logits = logits * scale
+        if bias is not None:
+            logits = logits + bias.to(dtype)
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+@dataclass(frozen=True)
+class _Options:
+    softcap: float | None
+    scale: float
+    ignore_index: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Logits and their softmax for the tokens ``rows`` over the vocabulary entries from ``start`` on."""
+
+    rows: slice
+    hidden: Tensor  # [n, D]
+    logits: Tensor  # [n, v], valid until the next block
+    probability: Tensor  # [n, v], normalized within the block, valid until the next block
+    log_sum: Tensor  # [n], log-sum-exp within the block
+    hit: Tensor  # [k], rows of this block whose target is among its entries
+    column: Tensor  # [k], where
+
+    def apply_softcap_slope(self, softcap: float | None) -> None:
+        """Multiply ``probability`` (by now a gradient) by d capped / d raw = 1 - (z / softcap)^2; spends ``logits``."""
+        if softcap is not None:
+            self.probability.sub_(self.logits.div_(softcap).square_().mul_(self.probability))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The head's entries [start, stop), raised to the working precision."""
+
+    start: int
+    stop: int
+    weight: Tensor  # [v, D]
+    bias: Tensor | None  # [v]
+
+
+class _Problem:
+    """The tokens that count, as [N, D] and [N], and the walk over the blocks of their logits."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        index: Tensor | None,
+        options: _Options,
+    ) -> None:
+        self.weight, self.bias, self.options = weight, bias, options
+        self.dtype = _working_dtype(hidden, weight, bias)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        flat_targets = targets.reshape(-1)
+        self.hidden = (flat if index is None else flat[index]).to(self.dtype)  # [N, D]
+        self.targets = flat_targets if index is None else flat_targets[index]  # [N]
+        area = min(len(self.targets), TOKENS) * options.chunk
+        self.buffers = self.hidden.new_empty(2, area)
+
+    def parts(self) -> Iterator[_Part]:
+        entries = self.weight.shape[0]
+        for start in range(0, entries, self.options.chunk):
+            stop = min(start + self.options.chunk, entries)
+            bias = None
+            if self.bias is not None:
+                # A block that a bias of -inf masks as a whole would have no softmax; half the lowest number is still
+                # e^-lots = 0 beside any other block, and leaves room for what is added to it.
+                bias = self.bias[start:stop].to(self.dtype).clamp(min=torch.finfo(self.dtype).min / 2)
+            yield _Part(start, stop, self.weight[start:stop].to(self.dtype), bias)
+
+    def blocks(self, part: _Part) -> Iterator[_Block]:
+        for first in range(0, len(self.targets), TOKENS):
+            rows = slice(first, min(first + TOKENS, len(self.targets)))
+            yield self._block(part, rows)
+
+    def _block(self, part: _Part, rows: slice) -> _Block:
+        hidden, targets = self.hidden[rows], self.targets[rows]
+        shape = (hidden.shape[0], part.stop - part.start)
+        z, p = (buffer[: shape[0] * shape[1]].view(shape) for buffer in self.buffers)
+        z.addmm_(hidden, part.weight.T, beta=0, alpha=self.options.scale)
+        if part.bias is not None:
+            z.add_(part.bias)
+        if self.options.softcap is not None:
+            z.div_(self.options.softcap).tanh_().mul_(self.options.softcap)
+        torch.softmax(z, dim=1, out=p)
+        # The largest probability of a row is exp(max z) / sum exp z.  PyTorch's softmax has a fast exponential on CPU,
+        # which torch.exp and torch.logsumexp lack: this way to the log-sum-exp costs a fifth of torch.logsumexp.
+        log_sum = z.amax(dim=1) - p.amax(dim=1).log()
+        hit = ((targets >= part.start) & (targets < part.stop)).nonzero().squeeze(1)
+        return _Block(rows, hidden, z, p, log_sum, hit, targets[hit] - part.start)
+
+
+def _log_probability(problem: _Problem, with_direction: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log p [N], the log-sum-exp [N] and, if asked for, d log p_i / d h_i [N, D]."""
+    count, softcap, scale = len(problem.targets), problem.options.softcap, problem.options.scale
+    log_sum = problem.hidden.new_full((count,), -torch.inf)
+    chosen = problem.hidden.new_zeros(count)
+    mean = torch.zeros_like(problem.hidden) if with_direction else None  # sum_v p_v w_v [N, D]
+    for part in problem.parts():
+        for block in problem.blocks(part):
+            rows, before = block.rows, log_sum[block.rows].clone()
+            log_sum[rows] = torch.logaddexp(before, block.log_sum)
+            chosen[rows][block.hit] = block.logits[block.hit, block.column]
+            if mean is not None:
+                block.probability.mul_((block.log_sum - log_sum[rows]).exp().unsqueeze(1))
+                block.apply_softcap_slope(softcap)
+                mean[rows].mul_((before - log_sum[rows]).exp().unsqueeze(1)).addmm_(block.probability, part.weight)
+    log_p = chosen - log_sum
+    if problem.bias is not None and softcap is None:
+        log_p.masked_fill_(problem.bias[problem.targets] == -torch.inf, -torch.inf)
+    if mean is None:
+        return log_p, log_sum, None
+    direction = problem.weight[problem.targets].to(problem.dtype)  # [N, D]
+    if softcap is not None:
+        direction.mul_(1 - (chosen / softcap).square().unsqueeze(1))
+    return log_p, log_sum, direction.sub_(mean).mul_(scale)
+
+
+def _gradients(
+    problem: _Problem, log_sum: Tensor, upstream: Tensor, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients with respect to the counted tokens' hidden states [N, D], the weight [V, D] and the bias [V]."""
+    scale, empty = problem.options.scale, len(problem.targets) == 0
+    new = torch.zeros_like if empty else torch.empty_like  # every entry is written below, if there is a token
+    for_hidden = torch.zeros_like(problem.hidden) if needs[0] else None
+    for_weight = new(problem.weight) if needs[1] else None
+    for_bias = torch.zeros_like(problem.bias) if needs[2] and problem.bias is not None else None
+    for part in problem.parts():
+        weight_sum = torch.empty(0)
+        if for_weight is not None:
+            own = for_weight[part.start : part.stop]
+            weight_sum = own if own.dtype == problem.dtype else own.to(problem.dtype)
+        bias_sum = problem.hidden.new_zeros(part.stop - part.start)
+        for block in problem.blocks(part):
+            g = upstream[block.rows]
+            signal = block.probability.mul_((g * (block.log_sum - log_sum[block.rows]).exp()).neg_().unsqueeze(1))
+            signal[block.hit, block.column] += g[block.hit]
+            block.apply_softcap_slope(problem.options.softcap)
+            if for_hidden is not None:
+                for_hidden[block.rows].addmm_(signal, part.weight, alpha=scale)
+            if for_weight is not None:
+                weight_sum.addmm_(signal.T, block.hidden, beta=int(block.rows.start > 0), alpha=scale)
+            if for_bias is not None:
+                bias_sum.add_(signal.sum(dim=0))
+        if for_weight is not None and weight_sum.dtype != for_weight.dtype:
+            for_weight[part.start : part.stop] = weight_sum
+        if for_bias is not None:
+            for_bias[part.start : part.stop] = bias_sum
+    return for_hidden, for_weight, for_bias
+
+
+class _LinearLogProbability(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+    ) -> Tensor:
+        counted = targets.reshape(-1) != options.ignore_index
+        index = None if bool(counted.all()) else counted.nonzero().squeeze(1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            problem = _Problem(hidden, weight, bias, targets, index, options)
+            only_hidden = ctx.needs_input_grad[:3] == (True, False, False)
+            log_p, log_sum, direction = _log_probability(problem, with_direction=only_hidden)
+        ctx.options, ctx.shape, ctx.dtype = options, hidden.shape, hidden.dtype
+        if only_hidden:
+            ctx.save_for_backward(direction, index)
+        else:
+            ctx.save_for_backward(hidden, weight, bias, targets, index, log_sum)
+        return _scatter(log_p, index, targets.shape)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True; once_differentiable lets that pass where upstream is constant
+            raise RuntimeError(
+                "linear_log_probability: gradients can be taken once only; "
+                "where a gradient is differentiated (create_graph=True) start from linear_logits."
+            )
+        if ctx.needs_input_grad[:3] == (True, False, False):
+            direction, index = ctx.saved_tensors
+            g = _gather(upstream, index).to(direction.dtype)
+            for_hidden = (direction * g.unsqueeze(1)).to(ctx.dtype)
+            return _scatter(for_hidden, index, ctx.shape), None, None, None, None
+        hidden, weight, bias, targets, index, log_sum = ctx.saved_tensors
+        with torch.autocast(hidden.device.type, enabled=False):
+            problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
+            g = _gather(upstream, index).to(problem.dtype)
+            for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, ctx.needs_input_grad[:3])
+        if for_hidden is not None:
+            for_hidden = _scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
+        return for_hidden, for_weight, for_bias, None, None
+
+
+def _gather(values: Tensor, index: Tensor | None) -> Tensor:
+    flat = values.reshape(-1)
+    return flat if index is None else flat[index]
+
+
+def _scatter(values: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
+    """The counted tokens' ``values`` at their places among all tokens, zero elsewhere."""
+    if index is None:
+        return values.reshape(shape)
+    whole = values.new_zeros(shape)
+    whole.view(-1, *values.shape[1:])[index] = values
+    return whole
+
+
+def _working_dtype(*tensors: Tensor | None) -> torch.dtype:
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    ignore_index: int,
+    chunk: int | None,
+) -> None:
+    place = "linear_log_probability"
+    if weight.dim() != 2 or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{place}: pass hidden [..., D] and weight [V, D] with one D, "
+            f"not {list(hidden.shape)} and {list(weight.shape)}."
+        )
+    if targets.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"{place}: pass one target per token, shape {list(hidden.shape[:-1])}, not {list(targets.shape)}."
+        )
+    if targets.dtype != torch.int64:
+        raise ValueError(f"{place}: pass targets as torch.int64, not {targets.dtype}.")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{place}: pass a bias of shape {list(weight.shape[:1])}, not {list(bias.shape)}.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"{place}: chunk must be at least 1 vocabulary entry, not {chunk}.")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{place}: softcap must be above 0 or None, not {softcap}.")
+    wrong = (targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{place}: target {int(targets[wrong][0])} is outside the vocabulary of {weight.shape[0]} entries; "
+            f"mark tokens that do not count with ignore_index ({ignore_index})."
+        )

@@ -1,0 +1,1 @@
+"""Curves through tables of runs; one file a law."""

@@ -1,0 +1,291 @@
+"""One stage of a recipe: select -> edit -> mask -> train -> intervention, resumable as a whole."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from palimpsest.checkpoint import read_tensors, write_json, write_tensors
+from palimpsest.intervention import Intervention
+from palimpsest.loop import Progress, Result, Training, fit
+from palimpsest.objective import Total
+from palimpsest.recipe import Lora, Recipe, RecipeError, Stage
+from palimpsest.recipe_parts import compile_combine, compile_objective, compile_part, compile_training
+from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, cache
+from palimpsest.roles import Roles
+from palimpsest.views import Adapter
+
+__all__ = ["Loaded", "Outcome", "Trained", "load_model", "run_stage"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, and its adapter."""
+
+    model: nn.Module
+    adapter: Adapter
+
+
+@dataclass
+class Trained:
+    """What the stages of one plan have made so far."""
+
+    model: nn.Module
+    companions: dict[str, nn.Module]
+    interventions: list[Intervention]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Cost and curves of a stage."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    peak_memory_bytes: int | None = None
+    trainable_parameters: int | None = None
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    companions: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def joined(outcomes: Sequence[Outcome]) -> Outcome:
+        """The cost of several stages together."""
+        peaks = [o.peak_memory_bytes for o in outcomes if o.peak_memory_bytes is not None]
+        sizes = [o.trainable_parameters for o in outcomes if o.trainable_parameters is not None]
+        return Outcome(
+            sum(o.steps for o in outcomes),
+            sum(o.seconds for o in outcomes),
+            sum(o.tokens for o in outcomes),
+            max(peaks, default=None),
+            max(sizes, default=None),
+            companions=[c for o in outcomes for c in o.companions],
+        )
+
+
+def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:
+    """The recipe's model in float32 on the best device there is, and its adapter."""
+    spec = recipe.model
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if spec.adapter == "classifier":
+            return _load_classifier(recipe, device, allow_imports)
+        try:
+            from palimpsest.adapters.causal_lm import CausalLM
+            from palimpsest.zoo.models import load_causal_lm
+        except ImportError as error:
+            raise RecipeError(
+                f"model: language models need transformers ({error}); pip install 'palimpsest[hf]'."
+            ) from None
+        if note is not None:
+            note(f"Loading {spec.pretrained}.")
+        model, tokenizer = load_causal_lm(spec.pretrained)
+    except (ValueError, LookupError, OSError) as error:
+        text = str(error)
+        raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
+    limit = model.config.to_dict().get("max_position_embeddings")
+    if limit is not None and spec.max_length > limit:
+        raise RecipeError(f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see.")
+    adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
+    return Loaded(model.to(device), adapter)
+
+
+def _load_classifier(recipe: Recipe, device: torch.device, allow_imports: bool) -> Loaded:
+    from palimpsest.adapters.classifier import Classifier
+    from palimpsest.names import UnknownName, resolve
+    from palimpsest.zoo.classifiers import classifiers
+
+    spec = recipe.model
+    if ":" in spec.pretrained:
+        try:
+            model = resolve(spec.pretrained, allow_imports=allow_imports)()
+        except UnknownName as error:
+            raise RecipeError(f"model.pretrained: {error}") from None
+        if spec.classes is None:
+            raise RecipeError("model.classes: say how many classes the model tells apart.")
+        return Loaded(model.to(device), Classifier(spec.classes, spec.features))
+    model, classes, features = classifiers(spec.pretrained)
+    return Loaded(model.to(device), Classifier(spec.classes or classes, spec.features or features))
+
+
+def run_stage(
+    stage: Stage,
+    place: str,
+    trained: Trained,
+    roles: Roles,
+    *,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[Progress], None] | None = None,
+    allow_imports: bool = False,
+) -> Outcome:
+    """Does one stage in place: ``trained`` afterwards holds its model, companions and interventions."""
+    companion = stage.trains != "model"
+    if companion:
+        start = compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
+        torch.manual_seed(seed)
+        trained.companions[stage.trains] = start(trained.model)
+    model = trained.companions[stage.trains] if companion else trained.model
+    done = folder / "outcome.json"
+    if done.exists():
+        tensors, _ = read_tensors(folder / "model.safetensors")
+        model.load_state_dict(tensors, strict=False)
+        outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
+    else:
+        outcome = _do(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
+        if stage.objective or stage.edit:
+            state = model.state_dict()
+            write_tensors(folder / "model.safetensors", _changed(state, model, companion))
+            write_json(done, {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
+        for old in folder.glob("step-*"):
+            shutil.rmtree(old, ignore_errors=True)
+    intervention = compile_part(
+        stage.intervention, "interventions", f"{place}.intervention", allow_imports=allow_imports
+    )
+    if intervention is not None:
+        trained.interventions.append(intervention)
+    return outcome
+
+
+def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[str, Any]:
+    """What must be written: all of the model, but only the trained part of a companion that shares the rest."""
+    if not companion:
+        return state
+    moving = {n for n, p in model.named_parameters() if p.requires_grad}
+    return {n: v for n, v in state.items() if n in moving}
+
+
+def _do(
+    stage: Stage,
+    place: str,
+    model: nn.Module,
+    trained: Trained,
+    roles: Roles,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[Progress], None] | None,
+    allow_imports: bool,
+) -> Outcome:
+    total = compile_objective(stage, place, allow_imports=allow_imports)
+    for role, spec in stage.select.items():
+        selector = compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
+        roles.selections[role] = selector(roles.rows[role], model)
+    torch.manual_seed(seed)
+    working = _with_lora(model, stage.lora, place) if stage.lora is not None else model
+    try:
+        reference = _reference(stage, place, total, working, roles, folder)
+        edit = compile_part(stage.edit, "edits", f"{place}.edit", allow_imports=allow_imports)
+        if edit is not None:
+            edit(working, roles).apply(working)
+        masker = compile_part(stage.mask, "masks", f"{place}.mask", allow_imports=allow_imports)
+        mask = masker(working, roles) if masker is not None else None
+        result = Result(0, 0.0, 0)
+        if total is not None:
+            training = compile_training(stage, place, allow_imports=allow_imports)
+            teacher = Frozen(trained.companions["teacher"]) if "teacher" in trained.companions else None
+            result = _fit(
+                training, working, roles, total, seed, reference, teacher, stage, place, mask, folder, on_step
+            )
+        count = sum(p.numel() for p in working.parameters() if p.requires_grad)
+    except (ValueError, LookupError) as error:
+        text = str(error)
+        raise RecipeError(text if text.startswith(place) else f"{place}: {text}") from None
+    finally:
+        if stage.lora is not None:
+            _merge(working, model)
+        roles.selections.clear()
+    notes = [{"name": stage.trains, "seconds": result.seconds, "parameters": count}] if stage.trains != "model" else []
+    return Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, result.curves, notes)
+
+
+def _fit(
+    training: Training,
+    model: nn.Module,
+    roles: Roles,
+    total: Total,
+    seed: int,
+    reference: Reference | None,
+    teacher: Reference | None,
+    stage: Stage,
+    place: str,
+    mask: Any,
+    folder: Path,
+    on_step: Callable[[Progress], None] | None,
+) -> Result:
+    chosen: Callable[..., Result] = fit
+    if training.loop == "trainer":
+        from palimpsest.hf import fit_with_trainer
+
+        chosen = fit_with_trainer
+    return chosen(
+        model,
+        roles,
+        total,
+        training,
+        seed=seed,
+        reference=reference,
+        teacher=teacher,
+        combine=compile_combine(stage.combine, place),
+        mask=mask,
+        folder=folder,
+        on_step=on_step,
+    )
+
+
+def _reference(
+    stage: Stage, place: str, total: Total | None, model: nn.Module, roles: Roles, folder: Path
+) -> Reference | None:
+    """The model as it is now, before any edit, in the cheapest form that is exact."""
+    wanted = total.needs("ref") if total is not None else ()
+    if total is None or not wanted:
+        return None
+    kind = stage.reference
+    drawn = [r for r in wanted if r in roles.answers]
+    if kind == "auto":
+        kind = "copy" if drawn else "cached"
+    if kind == "cached":
+        file = folder / "reference.safetensors"
+        if not file.exists():  # a resumed stage must not ask the model again: it has moved
+            cache(roles, model, wanted, full=bool(total.needs("ref:logits"))).save(file)
+        return Cached.load(file)
+    if kind == "adapter_off":
+        return AdapterOff(model)
+    return Copy(model)
+
+
+def _with_lora(model: nn.Module, lora: Lora, place: str) -> nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise RecipeError(f"{place}.lora needs peft; pip install 'palimpsest[peft]'.") from None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    wrapped: nn.Module = get_peft_model(model, config)
+    return wrapped
+
+
+def _merge(working: nn.Module, model: nn.Module) -> None:
+    """Folds the adapter into the weights; ``model`` is then a plain model again, all of it trainable."""
+    working.merge_and_unload()  # type: ignore[operator]
+    model.requires_grad_(True)
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the device if there is one, else of the process so far."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,200 @@
+"""What each verb of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from palimpsest.loop import Progress
+
+__all__ = ["Console"]
+
+
+class Console:
+    """Prints what a run tells, on standard error: one line a part, with the time that is left of it."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.live = sys.stderr.isatty()
+        self.printed = 0.0
+        self.heading = ""
+
+    def part(self, number: int, parts: int, label: str) -> None:
+        """A new part begins."""
+        self._end()
+        self.heading = f"[{number}/{parts}] {label}"
+        print(f"{self.heading}  ({_clock(time.perf_counter() - self.start)} so far)", file=sys.stderr, flush=True)
+
+    def progress(self, label: str, progress: Progress) -> None:
+        """A step is done; at most two lines a second on a terminal, one every ten seconds in a log."""
+        now = time.perf_counter()
+        last = progress.step == progress.steps
+        if not last and now - self.printed < (0.5 if self.live else 10.0):
+            return
+        self.printed = now
+        left = progress.seconds / progress.step * (progress.steps - progress.step)
+        values = "  ".join(f"{name} {value:.3f}" for name, value in progress.parts.items())
+        line = f"    step {progress.step}/{progress.steps}  {values}  {_clock(left)} left"
+        print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A sentence on a line of its own."""
+        self._end()
+        print(text, file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        if self.live and self.printed:
+            print(file=sys.stderr)
+        self.printed = 0.0
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _quiet_libraries() -> None:
+    """Hugging Face's own bars and advice would break the progress lines."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def run_verb(given: argparse.Namespace) -> int:
+    """``palimpsest run``."""
+    from palimpsest.recipe import load_recipe
+    from palimpsest.run import run
+
+    _quiet_libraries()
+    recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports)
+    out = given.out or Path("runs") / recipe.name
+    console = Console()
+    report = run(recipe, out, folder=given.recipe.parent, events=console, allow_imports=given.allow_imports)
+    console.note("")
+    _verdicts(report, out)
+    return 0
+
+
+def audit_verb(given: argparse.Namespace) -> int:
+    """``palimpsest audit``."""
+    from palimpsest.recipe import load_recipe
+    from palimpsest.run import run
+
+    _quiet_libraries()
+    recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=True)
+    out = given.out or Path("runs") / f"{recipe.name}-audit"
+    report = run(recipe, out, folder=given.recipe.parent, events=Console(), allow_imports=given.allow_imports)
+    for score in report.scores:
+        print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
+    print(f"Report: {out / 'report.html'}")
+    return 0
+
+
+def _verdicts(report: object, out: Path) -> None:
+    from palimpsest.report import Report
+
+    assert isinstance(report, Report)
+    for warning in report.warnings:
+        print(f"Warning: {warning}")
+    for verdict in report.verdicts:
+        print(f"{verdict.verdict.upper():10s} {verdict.sentence}")
+    print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def compare_verb(given: argparse.Namespace) -> int:
+    """``palimpsest compare``."""
+    from palimpsest.compare import compare
+    from palimpsest.page import render
+
+    out: Path = given.out or Path("runs") / "compare"
+    report = compare(given.folders)
+    out.mkdir(parents=True, exist_ok=True)
+    report.save(out / "report.json")
+    from palimpsest.checkpoint import write_text
+
+    write_text(out / "report.html", render(report))
+    for change in report.changes:
+        print(
+            f"{change.run}: {change.role} / {change.audit} {change.change:+.3f}  [{change.low:+.3f},"
+            f" {change.high:+.3f}]"
+        )
+    print(f"Report: {(out / 'report.html').resolve()}")
+    return 0
+
+
+def fit_verb(given: argparse.Namespace) -> int:
+    """``palimpsest fit``."""
+    from palimpsest.data import load_rows
+    from palimpsest.names import resolve
+
+    law = resolve(given.law, "laws")()
+    table = load_rows(str(given.table))
+    fitted = law.fit(table)
+    print(fitted.describe())
+    if given.predict:
+        point = {}
+        for text in given.predict:
+            name, equals, value = text.partition("=")
+            try:
+                point[name] = float(value)
+            except ValueError:
+                raise ValueError(f"--predict {text}: write it as variable=number.") from None
+            if not equals or name not in law.variables:
+                raise ValueError(f"--predict {text}: the law's variables are {', '.join(law.variables)}.")
+        prediction = fitted.predict(point)
+        print(f"{law.target} = {prediction.mean:.5g}  [{prediction.low:.5g}, {prediction.high:.5g}]")
+    return 0
+
+
+def verify_verb(given: argparse.Namespace) -> int:
+    """``palimpsest verify``."""
+    from palimpsest.verification import verify
+
+    _quiet_libraries()
+    record = verify(
+        given.paper, given.budget, given.seeds, given.out, note=lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    for claim in record["claims"]:
+        print(f"{claim['evidence']['verdict'].upper():10s} {claim['says']}\n           {claim['evidence']['because']}")
+    return 0
+
+
+def list_verb(given: argparse.Namespace) -> int:
+    """``palimpsest list``."""
+    from palimpsest.card import method_cards
+    from palimpsest.claim import load_paper, paper_slugs
+    from palimpsest.names import FAMILIES
+
+    words = [w.lower() for w in given.words]
+    nouns = [w for w in words if w in (*FAMILIES, "papers")]
+    wanted = [w for w in words if w not in nouns]
+    lines = []
+    for method in method_cards():
+        text = f"{method.family} {method.name} {method.card.summary} {' '.join(method.card.tags)}".lower()
+        if (not nouns or method.family in nouns) and all(w in text for w in wanted):
+            lines.append(f"{method.family:14s} {method.name:26s} {method.card.summary}")
+    for slug in paper_slugs() if not nouns or "papers" in nouns else ():
+        entry = load_paper(slug)
+        text = (
+            f"{slug} {entry.paper.title} {entry.paper.authors} {entry.paper.year} {' '.join(entry.paper.tags)}"
+            f" {entry.paper.summary} {entry.state}".lower()
+        )
+        if all(w in text for w in wanted):
+            lines.append(f"{'paper':14s} {slug:26s} {entry.paper.title} ({entry.paper.year}), {entry.state}")
+    if not lines:
+        print(f"Nothing has all of the words: {' '.join(words)}.")
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+def new_verb(given: argparse.Namespace) -> int:
+    """``palimpsest new``."""
+    from palimpsest.blanks import write_blanks
+
+    for path in write_blanks(given.noun, given.name, Path.cwd()):
+        print(f"Wrote {path}.")
+    return 0

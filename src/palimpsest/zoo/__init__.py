@@ -1,0 +1,124 @@
+"""Models and data that come inside packages or are generated with known ground truth: no download is needed.
+
+Data: ``authors`` (fictitious people and their facts), ``general_text`` and ``instructions`` (what every model
+should keep), ``refusals``, ``digits``.  Models: ``zoo.models``.  A recipe asks for data as ``{zoo: authors, …}``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.audit import Row
+
+__all__ = ["DATASETS", "load"]
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """What a recipe may ask of one data set: its parts (the first is the default) and option -> type."""
+
+    make: Callable[[str, dict[str, Any]], list[Row]]
+    options: Mapping[str, type] = field(default_factory=dict)
+    parts: tuple[str, ...] = ("all",)
+
+
+def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
+    """The rows of a recipe's ``{zoo: name, part: …, option: …}``.
+
+    * ``authors``: ``part`` all, forget, retain, holdout, or their biographies (articles, forget_articles, …);
+      ``people`` (12), ``facts`` (4; articles state all), ``forget`` (a number of people or a share, 0.25), ``seed``
+      (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in questions or articles.
+    * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
+    * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2).  ``refusals``: no options.
+
+    ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
+    name, and ``ValueError`` for an unknown part or option, and for a value out of range.
+    """
+    at = f"{place}: " if place else ""
+    if "zoo" not in spec:
+        raise ValueError(f"{at}name a data set of the zoo, such as {{zoo: authors}}; there are: {', '.join(DATASETS)}.")
+    name = str(spec["zoo"])
+    if name not in DATASETS:
+        close = difflib.get_close_matches(str(name), DATASETS, 3, 0.5)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(DATASETS)}."
+        raise LookupError(f"{at}The zoo has no data set {name!r}; {hint}")
+    dataset = DATASETS[name]
+    options = {key: value for key, value in spec.items() if key not in ("zoo", "part")}
+    part = spec.get("part", dataset.parts[0])
+    if part not in dataset.parts:
+        raise ValueError(f"{at}{name} has no part {part!r}; there are: {', '.join(dataset.parts)}.")
+    for key, value in options.items():
+        if key not in dataset.options:
+            known = ", ".join(("part", *dataset.options)) if dataset.options else "none"
+            raise ValueError(f"{at}{name} has no option {key!r}; there are: {known}.")
+        _check(f"{at}{name}.{key}", value, dataset.options[key])
+    try:
+        return dataset.make(part, options)
+    except ValueError as error:
+        raise ValueError(f"{at}{name}: {error}") from None
+
+
+def _check(where: str, value: Any, kind: type) -> None:
+    # A float option takes whole numbers too, and keeps them whole: forget: 3 is people, forget: 0.25 a share.
+    fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+    if not fits or isinstance(value, bool):
+        raise ValueError(f"{where} is {'a number' if kind is float else 'a whole number'}, not {value!r}.")
+
+
+def _authors(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo import authors as source
+
+    people, facts, seed = options.get("people", 12), options.get("facts", 4), options.get("seed", 0)
+    whose, articles = part.removesuffix("articles").rstrip("_") or "all", part.endswith("articles")
+    kind = "holdout" if whose == "holdout" else "author"
+    if articles:
+        rows = source.articles(people, seed=seed, part=kind)
+    else:
+        rows = (source.holdout if whose == "holdout" else source.authors)(people, facts, seed=seed)
+    if whose not in ("forget", "retain"):
+        return rows
+    forget, retain = source.split(rows, options.get("forget", 0.25), seed=seed)
+    return forget if whose == "forget" else retain
+
+
+def _general_text(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo.text import general_text
+
+    return general_text(options.get("rows", 64), words=options.get("words", 60), seed=options.get("seed", 0))
+
+
+def _instructions(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo.text import instructions
+
+    return instructions(options.get("rows", 64), seed=options.get("seed", 0))
+
+
+def _refusals(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo.values import REFUSALS
+
+    return [{"id": f"refusal-{i:02d}", "text": text} for i, text in enumerate(REFUSALS)]
+
+
+def _digits(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo.digits import digits
+
+    train, test = digits(seed=options.get("seed", 0), test=options.get("test", 0.2))
+    return train if part == "train" else test
+
+
+DATASETS: Mapping[str, _Dataset] = {
+    "authors": _Dataset(
+        _authors,
+        {"people": int, "facts": int, "forget": float, "seed": int},
+        ("all", "forget", "retain", "holdout", "articles", "forget_articles", "retain_articles", "holdout_articles"),
+    ),
+    "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
+    "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),
+    "refusals": _Dataset(_refusals),
+    "digits": _Dataset(_digits, {"seed": int, "test": float}, ("train", "test")),
+}
+"""Name in a recipe -> how its rows are made."""

@@ -1,0 +1,35 @@
+"""Handwritten digits of 8 by 8 pixels, as they come with scikit-learn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from palimpsest.audit import Row
+
+__all__ = ["digits"]
+
+
+def digits(*, seed: int = 0, test: float = 0.2) -> tuple[list[Row], list[Row]]:
+    """``(train, test)`` of 1,797 digits, where every class has the share ``test`` (between 0 and 1) in the test set.
+
+    Row keys: ``id`` (digit-0007: its place in scikit-learn's set), ``inputs`` (float32 [64], 0 to 1), ``label`` (0-9).
+    """
+    if not 0 < test < 1:
+        raise ValueError(f"test is a share between 0 and 1, not {test}.")
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The zoo's digits need the package scikit-learn: pip install scikit-learn.", name="sklearn"
+        ) from error
+    import torch
+
+    images, labels = load_digits(return_X_y=True)
+    inputs = torch.as_tensor(images, dtype=torch.float32) / 16  # [1797, 64]; pixels are 0 to 16
+    rows: list[Row] = [
+        {"id": f"digit-{i:04d}", "inputs": inputs[i], "label": int(label)} for i, label in enumerate(labels)
+    ]
+    train_part, test_part = train_test_split(range(len(rows)), test_size=test, random_state=seed, stratify=labels)
+    return [rows[i] for i in sorted(train_part)], [rows[i] for i in sorted(test_part)]

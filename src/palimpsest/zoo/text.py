@@ -1,0 +1,154 @@
+"""Ordinary text and ordinary knowledge, to see what a model keeps: nothing is downloaded.
+
+``general_text`` is English prose from the running interpreter's own documentation; ``instructions`` are short
+questions whose answers a small instruction model mostly knows.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import copy
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palimpsest.zoo.authors import WRONG, fact
+from palimpsest.zoo.knowledge import KNOWLEDGE
+
+if TYPE_CHECKING:
+    from palimpsest.audit import Row
+
+__all__ = ["general_text", "instructions"]
+
+_MODULES = (
+    *("abc", "argparse", "ast", "asyncio.events", "asyncio.streams", "asyncio.tasks", "base64", "bdb", "calendar"),
+    *("cmd", "codecs", "collections", "concurrent.futures._base", "configparser", "contextlib", "copy", "csv"),
+    *("dataclasses", "datetime", "difflib", "dis", "doctest", "email.message", "email.policy", "enum", "fileinput"),
+    *("fractions", "ftplib", "functools", "gettext", "glob", "gzip", "heapq", "html.parser", "http.client"),
+    *("http.cookiejar", "http.cookies", "http.server", "imaplib", "inspect", "ipaddress", "json", "json.decoder"),
+    *("json.encoder", "locale", "logging", "logging.handlers", "lzma", "mailbox", "mimetypes", "optparse", "os"),
+    *("pathlib", "pdb", "pickle", "pickletools", "pkgutil", "platform", "plistlib", "pprint", "pydoc", "queue"),
+    *("random", "re", "reprlib", "selectors", "shelve", "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl"),
+    *("statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tkinter"),
+    *("tokenize", "traceback", "tracemalloc", "turtle", "typing", "unittest.case", "unittest.mock", "urllib.parse"),
+    *("urllib.request", "uuid", "warnings", "wave", "weakref", "xml.dom.minidom", "xml.etree.ElementTree"),
+    *("xmlrpc.client", "zipfile"),
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+
+def general_text(rows: int = 64, *, words: int = 60, seed: int = 0) -> list[Row]:
+    """Passages of English prose of about ``words`` words (60 % to 100 %), the same for one version of Python.
+
+    Row keys: ``id`` (where it stands, such as ``topics.assert/0`` or ``argparse/3``), ``text``.  Passages do not
+    overlap, and a larger ``rows`` continues a smaller one.  Raises ``ValueError`` beyond what the interpreter holds.
+    """
+    if words < 20:
+        raise ValueError(f"words is at least 20, not {words}: shorter passages are single sentences.")
+    found = _passages(words)
+    if not 1 <= rows <= len(found):
+        raise ValueError(
+            f"This interpreter holds {len(found)} passages of {words} words; ask for at most that, not {rows}."
+        )
+    chosen = random.Random(f"text/{seed}").sample(found, len(found))[:rows]
+    return [{"id": passage_id, "text": text} for passage_id, text in chosen]
+
+
+@cache
+def _passages(words: int) -> tuple[tuple[str, str], ...]:
+    """(id, passage) of every source, without repetitions; no passage joins two texts."""
+    seen: set[str] = set()
+    result: list[tuple[str, str]] = []
+    for source, texts in _sources():
+        number = itertools.count()
+        for text in texts:
+            paragraphs = [p for p in _prose(text) if p not in seen]
+            seen.update(paragraphs)
+            sentences = [sentence for p in paragraphs for sentence in _SENTENCE_END.split(p)]
+            result += [(passage, f"{source}/{next(number)}") for passage in _packed(sentences, words)]
+    first = dict(reversed(result))  # a passage found twice keeps its first place
+    return tuple((passage_id, passage) for passage, passage_id in reversed(first.items()))
+
+
+def _packed(sentences: list[str], words: int) -> Iterator[str]:
+    """Neighboring sentences joined to passages of 0.6 to 1.0 times ``words`` words."""
+    passage: list[str] = []
+    for sentence in [*sentences, ""]:
+        new = sentence.split()
+        if passage and (not new or len(passage) + len(new) > words):
+            if 0.6 * words <= len(passage) <= words:
+                yield " ".join(passage)
+            passage = []
+        passage += new
+
+
+def _sources() -> Iterator[tuple[str, list[str]]]:
+    """(name, texts) of the language reference's topics, of the Zen, and of the modules' docstrings."""
+    from pydoc_data.topics import topics
+
+    for topic in sorted(topics):
+        yield f"topics.{topic}", [topics[topic]]
+    for module in ("this", *_MODULES):
+        spec = find_spec(module)
+        if spec and spec.origin and spec.origin.endswith(".py"):  # some builds leave modules out
+            # Sources are parsed, not imported: `this` prints, others start things.
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+            yield module, [_zen(tree)] if module == "this" else list(_docstrings(tree))
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def _zen(tree: ast.Module) -> str:
+    first = tree.body[0]
+    if not (isinstance(first, ast.Assign) and isinstance(first.value, ast.Constant)):
+        return ""
+    lines = codecs.decode(str(first.value.value), "rot13").splitlines()
+    return " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines[1:] if line)
+
+
+def _prose(text: str) -> list[str]:
+    """The paragraphs that are sentences: flush left, from a capital to a full stop, almost only words."""
+    kept = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.strip("\n").splitlines()
+        if any(line[:1].isspace() for line in lines):  # code, tables and lists are indented
+            continue
+        paragraph = re.sub(r"[*`\"]+", "", " ".join(" ".join(lines).split()))
+        plain = sum(c.isalpha() or c in " .,;:'()-?!" for c in paragraph)
+        if re.match(r"[A-Z][a-z]* ", paragraph) and paragraph.endswith((".", "!")) and plain >= 0.97 * len(paragraph):
+            kept.append(paragraph)
+    return kept
+
+
+def instructions(rows: int = 64, *, seed: int = 0) -> list[Row]:
+    """Short questions of general knowledge (capitals, arithmetic, opposites, animals, …) with their answers.
+
+    Row keys as in ``zoo.authors.authors``; ``id`` is ``instruction/capital/France``.  A larger ``rows`` continues a
+    smaller one.  Raises ``ValueError`` beyond what there is.
+    """
+    everything = _instructions()
+    if not 1 <= rows <= len(everything):
+        raise ValueError(f"There are {len(everything)} instructions; ask for 1 to that many, not {rows}.")
+    shuffled = random.Random(f"instructions/{seed}").sample(everything, len(everything))
+    return copy.deepcopy(shuffled[:rows])
+
+
+@cache
+def _instructions() -> tuple[Row, ...]:
+    result = []
+    for attribute, (wording, answers) in KNOWLEDGE.items():
+        for subject, answer in answers.items():
+            row_id = f"instruction/{attribute}/{subject}"
+            wrong = [v for v in dict.fromkeys(answers.values()) if answer not in v]
+            result.append(fact(row_id, subject, attribute, wording, answer, random.Random(row_id).sample(wrong, WRONG)))
+    return tuple(result)

@@ -1,0 +1,291 @@
+"""The site is built from the files, is complete, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from palimpsest.card import MethodCard, method_cards, parse_card
+from palimpsest.claim import PaperEntry, load_paper, paper_slugs
+from palimpsest.names import families
+
+DOCS = Path(__file__).parents[2] / "docs"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+EVIDENCE = {
+    "paper": "npo",
+    "claims": [
+        {
+            "claim": "SlowerCollapse",
+            "says": "At equal forgetting it keeps more <utility>.",
+            "evidence": {
+                "verdict": "partly",
+                "because": "One interval touches zero.",
+                "figures": [
+                    {"name": "utility | gap", "value": 0.123456, "low": -0.01, "high": 0.25, "unit": "nats"},
+                    {"name": "seeds", "value": 3, "low": None, "high": None, "unit": ""},
+                ],
+                "settings": {"steps": 40, "beta": 0.1},
+            },
+        }
+    ],
+    "hardware": {"processor": "two cores"},
+    "commit": "abc123",
+    "seeds": [0, 1, 2],
+}
+
+METHOD_SOURCE = '''"""Shrinks the loss of a*b and c*d.
+
+    L = a * b < c
+
+Paper: A title (Someone, 2020), eq. 2.
+Tags: loss, toy
+Needs: ref
+Differs: nothing known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Shrink", "shrink"]
+
+
+def shrink(
+    values: list[float], floor: float = 0.0, *, places: tuple[str, ...] = ("left", "right"), strict: bool = True
+) -> list[float]:
+    """Values of shape [B, T-1] above `floor`.
+
+        shrink([1, 2])
+
+    No value is dropped.
+    """
+    return [max(v, floor) for v in values]
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Calls ``shrink`` on <each> item."""
+
+    count: int
+    beta: float | None = 0.1
+    """How hard it shrinks, above 0."""
+    name: str = "left|right"
+
+
+METHOD = Shrink
+'''
+
+
+class Links(HTMLParser):
+    """What a page loads and where it points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        self.ids.add(given.get("id", ""))
+        if "src" in given:
+            self.loaded.append(given["src"])
+        if tag == "link":
+            self.loaded.append(given.get("href", ""))
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+
+
+def read(page: Path) -> Links:
+    links = Links()
+    links.feed(page.read_text(encoding="utf-8"))
+    return links
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts of docs/, importable for the length of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+        assert spec and spec.loader
+        build = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(build)
+        names = ("method_pages", "paper_pages", "markdown_text")
+        yield {"build": build, **{name: importlib.import_module(name) for name in names}}
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def site(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("docs")
+    (root / "results").mkdir()
+    (root / "results" / "npo.json").write_text(json.dumps(EVIDENCE), encoding="utf-8")
+    scripts["build"].build_site(root / "source", root / "site", root / "results")
+    return root / "site"
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Links]:
+    return {page: read(page) for page in sorted(site.rglob("*.html"))}
+
+
+def test_every_method_has_a_page_with_its_sentence(site: Path) -> None:
+    cards = method_cards()
+    assert {(c.family, c.name) for c in cards} == {(f, n) for f, members in families().items() for n in members}
+    index = (site / "methods" / "index.html").read_text(encoding="utf-8")
+    for family, name, card in cards:
+        assert (site / "methods" / family / f"{name}.html").is_file(), f"{family}.{name} has no page"
+        assert f'href="{family}/{name}.html"' in index
+        assert card.summary in unescape(index)
+
+
+def test_the_papers_page_lists_every_title_and_sentence_once(site: Path) -> None:
+    text = unescape((site / "papers" / "index.html").read_text(encoding="utf-8"))
+    assert text.count("<li data-text=") == len(paper_slugs()) == 73
+    for slug in paper_slugs():
+        paper = load_paper(slug).paper
+        assert text.count(f'<a href="{slug}.html">{paper.title}</a>') == 1
+        assert f"<p>{paper.summary}</p>" in text
+        page = unescape((site / "papers" / f"{slug}.html").read_text(encoding="utf-8"))
+        assert paper.summary in page and f"https://arxiv.org/abs/{paper.arxiv}" in page
+
+
+def test_no_page_loads_anything_from_another_host(pages: dict[Path, Links]) -> None:
+    loaded = [(page.name, url) for page, links in pages.items() for url in links.loaded]
+    assert [(name, url) for name, url in loaded if urlsplit(url).scheme or urlsplit(url).netloc] == []
+    own = [file for file in next(iter(pages)).parent.rglob("assets/*") if file.suffix in {".css", ".js"}]
+    assert {file.name for file in own} >= {"filter.js", "site.css"}
+    assert not any("http" in file.read_text(encoding="utf-8") for file in own)
+
+
+def test_every_link_inside_the_site_leads_to_a_file(pages: dict[Path, Links]) -> None:
+    for page, links in pages.items():
+        if page.name == "404.html":  # served for any address, so its links are from the root of a server
+            continue
+        for link in links.links:
+            parts = urlsplit(link)
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            assert parts.scheme or target.is_file(), f"{page.name} points to {link}"
+
+
+def test_every_filter_field_has_a_label_and_can_be_reached_by_keyboard(site: Path) -> None:
+    text = (site / "papers" / "index.html").read_text(encoding="utf-8")
+    start = text.index('<form class="filters"')
+    form = text[start : text.index("</form>", start)]
+    assert len(re.findall(r"<label>[^<]+<(?:input|select) ", form)) == len(re.findall(r"<(?:input|select) ", form)) == 4
+    assert re.findall(r'<select name="(\w+)"', form) == ["tag", "state", "year"]
+    assert "tabindex" not in form and '<output aria-live="polite">' in form
+
+
+def test_evidence_stands_on_the_papers_page_and_in_the_list(site: Path) -> None:
+    page = (site / "papers" / "npo.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", page, re.DOTALL)
+    assert rows == [("utility | gap", "0.1235", "-0.01 to 0.25", "nats"), ("seeds", "3", "", "")]
+    text = unescape(re.sub(r"<[^>]+>", "", page))
+    assert "Verdict: partly. One interval touches zero." in text
+    assert "At equal forgetting it keeps more <utility>." in text
+    assert "Settings: steps 40, beta 0.1." in text
+    assert "Measured on: hardware processor two cores; commit abc123; seeds 0, 1, 2." in text
+    assert "evidence: partly" in (site / "papers" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_claim_without_evidence_is_called_not_measured(scripts: dict[str, ModuleType]) -> None:
+    from palimpsest.claim import Claim
+
+    untested = type("Untested", (Claim,), {"says": "It works."})
+    page = scripts["paper_pages"].paper_page(PaperEntry("npo", load_paper("npo").paper, (), (untested,)), None, set())
+    assert "**State**: claimed" in page
+    assert "### Untested\n\nIt works.\n\n**Verdict**: not measured yet" in page
+
+
+def test_unreadable_evidence_names_its_file(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    (tmp_path / "npo.json").write_text('{"claims": [{"claim": "A"}]}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"npo\.json is not evidence .*palimpsest verify npo"):
+        scripts["paper_pages"].load_results(tmp_path, ["npo", "flat"])
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MethodCard:
+    """A method file outside the package, registered as one of its modules."""
+    file = tmp_path / "toy_shrink.py"
+    file.write_text(METHOD_SOURCE, encoding="utf-8")
+    name = "palimpsest.objectives.toy_shrink"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    package = sys.modules.get("palimpsest.objectives", ModuleType("palimpsest.objectives"))
+    monkeypatch.setitem(sys.modules, "palimpsest.objectives", package)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return MethodCard("objectives", "toy_shrink", parse_card(module.__doc__ or ""))
+
+
+def test_a_method_page_shows_card_fields_and_functions(scripts: dict[str, ModuleType], toy: MethodCard) -> None:
+    page = scripts["method_pages"].method_page(toy, {"npo": "A paper"})
+    assert page.path == "methods/objectives/toy_shrink.md"
+    text = page.text
+    assert "Shrinks the loss of a\\*b and c\\*d." in text
+    assert "```text\nL = a * b < c\n```" in text
+    assert "**Differs**: nothing known." in text and "**Code**" not in text
+    assert "Part of [A paper](../../papers/npo.md)." in text
+    assert "Calls ``shrink`` on &lt;each&gt; item." in text
+    assert "| `count` | `int` | required |  |" in text
+    assert "| `beta` | `float \\| None` | `0.1` | How hard it shrinks, above 0. |" in text
+    assert "| `name` | `str` | `'left\\|right'` |  |" in text
+    assert "Values of shape \\[B, T-1\\] above `floor`." in text
+    assert "    shrink([1, 2])" in text
+    expected = (
+        "shrink(\n    values: list[float],\n    floor: float = 0.0,\n    *,\n"
+        "    places: tuple[str, ...] = ('left', 'right'),\n    strict: bool = True,\n) -> list[float]"
+    )
+    assert f"```python\n{expected}\n```" in text
+    assert text.index("## Shrink") < text.index("## shrink")
+
+
+def test_a_site_without_methods_says_so(scripts: dict[str, ModuleType]) -> None:
+    assert "No method file is installed." in scripts["method_pages"].methods_index(())
+
+
+def test_text_of_docstrings_is_never_markup(scripts: dict[str, ModuleType]) -> None:
+    text = scripts["markdown_text"]
+    assert text.prose("<b> & *x* [y](z) `a*b` ``c`d``") == "&lt;b&gt; &amp; \\*x\\* \\[y\\](z) `a*b` ``c`d``"
+    assert text.code("a ``` b") == "````text\na ``` b\n````"
+    assert (text.span("a|b"), text.span("a`b"), text.span("")) == ("`a|b`", "`` a`b ``", "")
+    assert text.table(["x"], [["`a|b`\n c"]]) == "| x |\n| --- |\n| `a\\|b` c |"
+
+
+def visible(page: Path, fragment: str, profile: Path) -> list[str]:
+    """The titles that a browser shows after it opened the page from disk."""
+    assert CHROMIUM
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom"]
+    address = f"{page.as_uri()}#{fragment}"
+    dom = subprocess.run([CHROMIUM, *flags, address], capture_output=True, text=True, timeout=120, check=True).stdout
+    items = re.findall(r"<li (data-text=[^>]*)><h2[^>]*><a[^>]*>(.*?)</a>", dom)
+    return [unescape(title) for attributes, title in items if 'hidden=""' not in attributes]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to run the page's script")
+def test_the_filters_work_in_a_browser_from_disk(site: Path, tmp_path: Path) -> None:
+    page = site / "papers" / "index.html"
+    papers = [load_paper(slug).paper for slug in paper_slugs()]
+    tagged = {p.title for p in papers if "diffusion" in p.tags and p.year == 2024}
+    assert set(visible(page, "tag=diffusion&year=2024", tmp_path)) == tagged and len(tagged) > 1
+    assert visible(page, "q=BREBISSON+standardized", tmp_path) == [load_paper("spherical-z-loss").paper.title]
+    assert visible(page, "q=no+such+words", tmp_path) == []
+    assert len(visible(page, "papers", tmp_path)) == len(papers)
