@@ -71,7 +71,10 @@ class Term:
     @property
     def name(self) -> str:
         """``role/method``, as progress bars, curves and errors show it."""
-        return self.label or f"{'+'.join(self.role)}/{type(self.objective).__module__.rsplit('.', 1)[-1]}"
+        if self.label:
+            return self.label
+        home, own = type(self.objective).__module__, type(self.objective).__name__
+        return f"{'+'.join(self.role)}/{home.rsplit('.', 1)[-1] if home.startswith('palimpsest.') else own}"
 
     def weight_at(self, progress: float) -> float:
         """The weight at ``progress`` in [0, 1]."""

@@ -12,9 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from palimpsest.audit import Row
 
-__all__ = ["DATASETS", "load"]
+__all__ = ["DATASETS", "load", "load_causal_lm"]
+
+
+def load_causal_lm(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """(model, tokenizer) of a zoo name, a folder, a .gguf file or a hub id, in float32; see ``zoo.models``."""
+    from palimpsest.zoo import models
+
+    return models.load_causal_lm(name)
 
 
 @dataclass(frozen=True)
