@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from palimpsest.checkpoint import (
     flush,
@@ -35,6 +36,7 @@ from palimpsest.checkpoint import (
 )
 from palimpsest.combine import Combine, Sum
 from palimpsest.loop import (
+    Curves,
     Pace,
     Progress,
     Result,
@@ -43,6 +45,7 @@ from palimpsest.loop import (
     interrupted,
     learning_rate,
     make_optimizer,
+    resumed_curves,
     steps_of,
     stopped,
 )
@@ -80,7 +83,7 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, args: TrainingArguments, step: Step, roles: Roles, training: Training, steps: int) -> None:
         self.step, self.roles, self.training, self.steps = step, roles, training, steps
-        self.curves: dict[str, list[tuple[int, float]]] = {t.name: [] for t in step.objective.terms}
+        self.curves: Curves = {t.name: [] for t in step.objective.terms}
         self.start, self.norm = time.perf_counter(), 0.0
         # Processes save together, so with several of them the clock, on which they differ, must not decide.
         every = training.checkpoint_every or (None if step.processes == 1 else max(1, steps // 10))
@@ -164,7 +167,7 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
         if (folder / COMPLETE).is_file():
             return
         try:
-            with self.pace.writing():
+            with self.pace.writing(), _no_bars():
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
@@ -185,6 +188,11 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if load_result.unexpected_keys:  # missing ones are tied to others, which are there
+            name = load_result.unexpected_keys[0]
+            raise ValueError(f"The checkpoint belongs to another model (this one has no {name!r}); choose another run folder.")
+
     def resume(self, folder: Path) -> str | None:
         """The last complete checkpoint in ``folder``, after what the Trainer does not know has been put back."""
         found = [json.loads(p.read_text(encoding="utf-8")) for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
@@ -192,10 +200,22 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
             return None
         last = max(found, key=lambda record: int(record["step"]))
         path = folder / f"checkpoint-{last['step']}"
+        self.curves = resumed_curves(last["curves"], self.curves, path)
         restore_states(self.step.modules, read_tensors(path / STATES)[0])
         self.step.tokens, self.start = last["tokens"], time.perf_counter() - last["seconds"]
-        self.curves = {name: [(int(s), float(v)) for s, v in points] for name, points in last["curves"].items()}
         return str(path)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Writing a checkpoint shows no progress bar of its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _only(batches: Sequence[RoleBatch]) -> RoleBatch:

@@ -72,7 +72,7 @@ def numbers(rows: Sequence[Row], name: str, law: str) -> list[float]:
     for place, row in enumerate(rows, 1):
         if name not in row:
             there = ", ".join(map(str, row)) or "none"
-            raise ValueError(f"{law} needs the column {name!r}, which row {place} of the table lacks (it has: {there}).")
+            raise ValueError(f"{law} needs the column {name!r}, which row {place} of the table lacks; it has: {there}.")
         try:
             value = float(row[name])
         except (TypeError, ValueError):

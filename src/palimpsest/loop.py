@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +90,19 @@ def stopped(done: int, steps: int, folder: Path | None, error: NotFinite) -> Sto
     return Stopped(f"Training stopped at step {done + 1} of {steps}: {error}. {remedy}")
 
 
+Curves = dict[str, list[tuple[int, float]]]
+"""Each term's unweighted value by step."""
+
+
+def resumed_curves(stored: Mapping[str, Sequence[Sequence[float]]], fresh: Curves, folder: Path) -> Curves:
+    """The curves of a checkpoint; those of another objective are refused."""
+    if stored.keys() != fresh.keys():
+        raise ValueError(
+            f"{folder} belongs to another objective (with the terms {', '.join(stored)}); choose another run folder."
+        )
+    return {name: [(int(step), float(value)) for step, value in points] for name, points in stored.items()}
+
+
 @contextlib.contextmanager
 def holding_interrupts(remember: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C inside the block only calls ``remember``, so that what is saved is a state between two steps."""
@@ -163,7 +176,7 @@ class Result:
     steps: int
     seconds: float
     tokens: int
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
 
 
 def steps_of(training: Training, roles: Roles, objective: Total) -> int:
@@ -253,7 +266,7 @@ class _Run:
         self.model, self.roles, self.training, self.step = model, roles, training, step
         self.optimizer, self.seed, self.steps, self.folder = optimizer, seed, steps, folder
         self.done, self.before = 0, 0.0
-        self.curves: dict[str, list[tuple[int, float]]] = {t.name: [] for t in step.objective.terms}
+        self.curves: Curves = {t.name: [] for t in step.objective.terms}
         self.rank = torch.distributed.get_rank() if step.processes > 1 else 0
         self.interrupted = False
         self.pace = Pace(training.checkpoint_every)
@@ -264,10 +277,10 @@ class _Run:
         if found is None:
             torch.manual_seed(self.seed)
             return
+        self.curves = resumed_curves(found.extra["curves"], self.curves, found.folder)
         checkpoint.restore(found, self.step.bare, self.optimizer, self.step.modules)
         self.done, self.step.tokens = found.step, found.extra["tokens"]
         self.before = found.extra["seconds"]
-        self.curves = {k: [(int(s), float(v)) for s, v in points] for k, points in found.extra["curves"].items()}
 
     def go(self, on_step: Callable[[Progress], None] | None) -> Result:
         """All remaining steps."""

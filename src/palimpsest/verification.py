@@ -71,10 +71,15 @@ def verify(
 
 
 def commit_of(folder: Path) -> str:
-    """The commit of the checkout that holds ``folder``, with ``-dirty`` where files differ; ``unknown`` outside git."""
+    """The commit of the checkout that tracks ``folder``; ``unknown`` where none does.
+
+    ``-dirty`` is added when a file below ``folder`` differs from it; evidence written elsewhere does not count.
+    """
     try:
+        if not _git(folder, "ls-files", "--", "."):  # installed into somebody else's checkout
+            return "unknown"
         head = _git(folder, "rev-parse", "HEAD")
-        return head + ("-dirty" if _git(folder, "status", "--porcelain") else "")
+        return head + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -82,7 +87,8 @@ def commit_of(folder: Path) -> str:
 def _check(entry: PaperEntry, budget: Budget, seeds: Sequence[int]) -> None:
     if not entry.claims:
         raise ValueError(
-            f"The paper {entry.slug!r} has no claim that runs ({entry.state}); `palimpsest list claimed` shows those that have."
+            f"The paper {entry.slug!r} has no claim that runs ({entry.state}); "
+            "`palimpsest list claimed` shows the papers that have."
         )
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"Give one seed or several different ones with --seeds, not {list(seeds)}.")

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.audit import Row, Subject
@@ -35,6 +36,8 @@ Example = Mapping[str, Tensor]
 Unit = Literal["token", "sequence", "example", "pair", "parameter"]
 IGNORE = -100
 """The label of a position that is not scored, as in ``torch.nn.functional.cross_entropy``."""
+FEW_LOGITS = 2**21
+"""Up to as many logits are kept for the backward: they need no more than the blocks' buffers, and one product less."""
 
 
 class View:
@@ -133,6 +136,10 @@ class TokenView(View):
             picked = logits.gather(-1, self.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)  # [B, T-1]
             return torch.where(self.mask, picked - logits.logsumexp(-1), 0.0)
         head = out.head
+        if head.bias is None and int(self.mask.sum()) * len(head.weight) <= FEW_LOGITS:
+            logits = linear_logits(out.hidden[:, :-1][self.mask], head.weight, softcap=head.softcap, scale=head.scale)
+            scored = -F.cross_entropy(logits, self.targets[self.mask], reduction="none")
+            return scored.new_zeros(self.mask.shape).masked_scatter(self.mask, scored)
         return linear_log_probability(
             out.hidden[:, :-1], head.weight, self.targets, head.bias, softcap=head.softcap, scale=head.scale
         )

@@ -25,7 +25,7 @@ import torch
 
 from palimpsest.audit import Audit, Row, Scores, Subject, Trainable, role_rows
 from palimpsest.loop import Training, fit
-from palimpsest.names import build
+from palimpsest.names import UnknownName, build
 from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.roles import Roles
@@ -64,14 +64,22 @@ class Relearning:
         Training(steps=self.steps, batch=self.batch, lr=self.lr)
         if self.audit == "relearning" or (isinstance(self.audit, dict) and "relearning" in self.audit):
             raise ValueError("relearning cannot measure itself; name another audit.")
+        self._inner()  # an audit that nobody knows must not be found out after hours of training
 
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """The inner audit's items after relearning."""
         rows = role_rows(data, role, "relearning")
-        audit: Audit = build(self.audit, "audits", place="relearning.audit")
+        audit = self._inner()
         training = Training(steps=self.steps, batch=self.batch, lr=self.lr)
         scores = audit(relearned(subject, rows, role, training, self.seed), data, role)
         return dataclasses.replace(scores, name="relearning")
+
+    def _inner(self) -> Audit:
+        try:
+            audit: Audit = build(self.audit, "audits", place="audit")
+        except UnknownName as error:
+            raise ValueError(str(error)) from None
+        return audit
 
 
 METHOD = Relearning

@@ -16,6 +16,7 @@ f-divergence and f* its convex conjugate; together they weight the two answers, 
     neyman             g = 1 - exp(-v)               f*(g) = 2 - 2 exp(-v / 2)
     jeffrey            g = v                         f*(g) ~ v + v^2 / 4 + v^3 / 16
 
+The slope of P through a token fades with the token's probability: choose templates that the model could already say.
 Use it on a pair of roles: ``on(("forget", "refusal"), FLAT())``, where refusal answers forget (``Answers``).
 
 Paper: LLM Unlearning via Loss Adjustment with Only Forget Data (Wang et al., 2024), arXiv 2410.11143.

@@ -1,0 +1,174 @@
+"""Time and memory of ``linear_log_probability`` beside ``F.cross_entropy`` on full logits, on CPU.
+
+    python bench/log_probability.py [--rounds 7] [--threads 2] [--json PATH]
+
+Forward and backward with respect to hidden states and weight.  The two ways alternate call by call in one process,
+so that a busy machine slows both; the ratios are of medians.  Each shape runs in a fresh process twice: with the
+allocator as it comes, and after ``palimpsest.heap.keep_heap``, which frees the plain way of its page faults.  ``cpu``
+is the ratio of processor time: with one thread it holds on a busy machine too, with more it counts waiting.  Memory is the peak of live tensor bytes beyond inputs and gradients; ``of logits`` is ours over that of one [N, V] in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from palimpsest.heap import keep_heap
+from palimpsest.kernels.linear_log_probability import linear_log_probability
+
+SHAPES = ((2048, 576, 49152), (512, 576, 49152), (1024, 256, 8192))  # tokens, hidden size, vocabulary
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+
+
+def ours(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return -linear_log_probability(hidden, weight, targets)
+
+
+@dataclass
+class _Life:
+    storage: StorageWeakRef
+    address: int
+    size: int
+    born: int
+    died: int | None = None
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows every storage that an operation inside the context returns, from its first sight to its release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()  # storages from outside
+        self.lives: list[_Life] = []
+        self.clock = 0
+
+    def ignore(self, *tensors: Tensor) -> None:
+        self.known.update(t.untyped_storage().data_ptr() for t in tensors)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.clock += 1
+        for life in self.lives:
+            if life.died is None and life.storage.expired():
+                life.died = self.clock
+        alive = {life.address for life in self.lives if life.died is None} | self.known
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in alive | {0}:
+                storage = tensor.untyped_storage()
+                self.lives.append(_Life(StorageWeakRef(storage), storage.data_ptr(), storage.nbytes(), self.clock))
+        return result
+
+    def peak(self, *besides: Tensor) -> int:
+        """The most bytes alive at once, not counting the storages of ``besides`` (which must be alive)."""
+        outside = {t.untyped_storage().data_ptr() for t in besides}
+        counted = [life for life in self.lives if life.died is not None or life.address not in outside]
+        change = [0] * (self.clock + 2)
+        for life in counted:
+            change[life.born] += life.size
+            change[self.clock + 1 if life.died is None else life.died] -= life.size
+        total = highest = 0
+        for step in change:
+            total += step
+            highest = max(highest, total)
+        return highest
+
+
+def peak_beyond_gradients(loss: Loss, hidden: Tensor, weight: Tensor, targets: Tensor) -> int:
+    """Peak bytes of one forward and backward, beyond the inputs, their gradients and the upstream gradient."""
+    hidden, weight = (t.detach().requires_grad_(t.requires_grad) for t in (hidden, weight))
+    upstream = torch.ones(targets.shape)
+    with LiveBytes() as live:
+        live.ignore(hidden, weight, targets, upstream)
+        loss(hidden, weight, targets).backward(upstream)
+        return live.peak(*[t.grad for t in (hidden, weight) if t.grad is not None])
+
+
+def seconds(rounds: int, hidden: Tensor, weight: Tensor, targets: Tensor) -> dict[str, list[tuple[float, float]]]:
+    """Wall-clock and processor seconds of each forward and backward, the two ways in turn, after one warm-up each."""
+    upstream = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1))
+    times: dict[str, list[tuple[float, float]]] = {"plain": [], "ours": []}
+    for turn in range(rounds + 1):
+        for name, loss in (("plain", plain), ("ours", ours)):
+            hidden.grad = weight.grad = None
+            start, spent = time.perf_counter(), time.process_time()
+            loss(hidden, weight, targets).backward(upstream)
+            if turn:
+                times[name].append((time.perf_counter() - start, time.process_time() - spent))
+    return times
+
+
+def measure(shape: tuple[int, int, int], rounds: int, threads: int, keep: bool) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    kept = keep and keep_heap()
+    tokens, width, entries = shape
+    seed = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, width, generator=seed).requires_grad_()
+    weight = (torch.randn(entries, width, generator=seed) * width**-0.5).requires_grad_()
+    targets = torch.randint(0, entries, (tokens,), generator=seed)
+    times = seconds(rounds, hidden, weight, targets)
+    wall, processor = ({k: statistics.median(t[i] for t in v) for k, v in times.items()} for i in (0, 1))
+    peaks = {f.__name__: peak_beyond_gradients(f, hidden, weight, targets) for f in (plain, ours)}
+    return {
+        "shape": shape,
+        "heap_kept": kept,
+        "threads": threads,
+        "times": times,
+        "seconds": wall,
+        "time_ratio": wall["ours"] / wall["plain"],
+        "processor_time_ratio": processor["ours"] / processor["plain"],
+        "peak_bytes": peaks,
+        "memory_ratio": peaks["ours"] / peaks["plain"],
+        "memory_of_logits": peaks["ours"] / (4 * tokens * entries),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--one", nargs=4, type=int, default=None, help=argparse.SUPPRESS)  # N D V keep: one process
+    options = parser.parse_args()
+    if options.one:
+        *shape, keep = options.one
+        print(json.dumps(measure((shape[0], shape[1], shape[2]), options.rounds, options.threads, bool(keep))))
+        return
+    print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds, float32, medians")
+    print(f"{'tokens':>7}{'hidden':>7}{'vocab':>7} {'heap':<8}{'plain s':>9}{'ours s':>9}{'time':>7}{'cpu':>7}"
+          f"{'plain MB':>10}{'ours MB':>9}{'memory':>8}{'of logits':>10}")
+    rows = []
+    for shape in SHAPES:
+        for keep in (0, 1):
+            command = [sys.executable, __file__, "--rounds", str(options.rounds), "--threads", str(options.threads)]
+            command += ["--one", *map(str, shape), str(keep)]
+            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            rows.append(row)
+            print(f"{shape[0]:>7}{shape[1]:>7}{shape[2]:>7} {'kept' if row['heap_kept'] else 'default':<8}"
+                  f"{row['seconds']['plain']:>9.3f}{row['seconds']['ours']:>9.3f}"
+                  f"{row['time_ratio']:>7.3f}{row['processor_time_ratio']:>7.3f}"
+                  f"{row['peak_bytes']['plain'] / 1e6:>10.1f}{row['peak_bytes']['ours'] / 1e6:>9.1f}"
+                  f"{row['memory_ratio']:>8.4f}{row['memory_of_logits']:>10.4f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""A method file and its test, with blanks to fill: ``palimpsest new objectives my_loss``.
+
+The blanks are written in angle brackets.  The test fails until they are filled and a value is asserted, so that an
+empty method is never taken for a finished one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import re
+from pathlib import Path
+
+from palimpsest.checkpoint import write_text
+from palimpsest.names import FAMILIES
+
+__all__ = ["write_blanks"]
+
+_CARD = '''"""<One plain sentence: what the method does, for whom.>
+
+    <equation, with one line for each symbol that is not obvious>
+
+Paper: <Title (Authors, year), arXiv number, equation number>.
+Code: <owner/repository of the authors' code, or none>.
+Tags: <tags of docs/tags.md>.
+Needs: <what must be there beside the model and this role: ref, teacher, an activation, or nothing>.
+Differs: <from the paper and from its code, each difference with its reason; or nothing known>.
+See: ``<name>`` (<how it is related>).
+"""
+
+from __future__ import annotations
+'''
+
+_BODIES = {
+    "objectives": '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from palimpsest.objective import Objective
+from palimpsest.views import TokenView, Unit
+
+__all__ = ["METHOD", "{cls}", "{name}"]
+
+
+def {name}(logp: Tensor) -> Tensor:
+    """``logp`` of the targets in nats, [B, T-1] -> losses of that shape, <range>."""
+    raise NotImplementedError("<the equation>")
+
+
+@dataclass(frozen=True)
+class {cls}(Objective):
+    """<The fields: meaning and range.>"""
+
+    unit: ClassVar[Unit] = "token"
+
+    def __call__(self, view: TokenView, state: nn.Module | None = None) -> Tensor:
+        """[B, T-1], one value per scored token; never reduced here."""
+        return {name}(view.logp)
+''',
+    "audits": '''
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from palimpsest.audit import Row, Scores, Subject, role_rows, row_ids
+
+__all__ = ["METHOD", "{cls}", "{name}"]
+
+
+def {name}(logp: Tensor) -> float:
+    """Log-probabilities of one row's scored tokens in nats, [T] -> <value and range>."""
+    raise NotImplementedError("<the equation>")
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
+        """One value per row."""
+        import torch
+
+        rows = role_rows(data, role, "{name}")
+        items = torch.tensor([{name}(logp) for logp in subject.logp(rows)], dtype=torch.float64)
+        return Scores("{name}", items, row_ids(rows, role), "<higher, lower or nearer:retrained>", role)
+''',
+    "edits": '''
+from dataclasses import dataclass
+
+from torch import nn
+
+from palimpsest.patch import Patch
+from palimpsest.roles import Roles
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, model: nn.Module, roles: Roles) -> Patch:
+        """The change of weights; the model itself is left alone."""
+        raise NotImplementedError("<the equation>")
+''',
+    "masks": '''
+from dataclasses import dataclass
+
+from torch import nn
+
+from palimpsest.mask import Mask
+from palimpsest.roles import Roles
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, model: nn.Module, roles: Roles) -> Mask:
+        """Decides which weights may move, at the weights as they are now."""
+        raise NotImplementedError("<the rule>")
+''',
+    "interventions": '''
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    @contextlib.contextmanager
+    def attach(self, model: nn.Module, companions: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+        """A context in which ``model`` behaves otherwise; detaching leaves no trace."""
+        raise NotImplementedError("<the hooks>")
+        yield model
+''',
+    "selectors": '''
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from palimpsest.audit import Row
+from palimpsest.select import Selection
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, data: Sequence[Row], model: nn.Module | None = None) -> Selection:
+        """Which rows are taken, with what weight."""
+        raise NotImplementedError("<the rule>")
+''',
+    "schedules": '''
+from dataclasses import dataclass
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, progress: float) -> float:
+        """``progress`` in [0, 1] -> multiplier, at least 0."""
+        raise NotImplementedError("<the equation>")
+''',
+    "laws": '''
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from palimpsest.audit import Row
+from palimpsest.law import Fitted
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The columns of the table.>"""
+
+    target: str = "loss"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The columns that the curve depends on."""
+        raise NotImplementedError("<the columns>")
+
+    def fit(self, rows: Sequence[Row]) -> Fitted:
+        """The constants that fit ``rows`` best, from several starts."""
+        raise NotImplementedError("<the fit>")
+''',
+    "procedures": '''
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """A new model; ``model`` is left alone."""
+        raise NotImplementedError("<the steps>")
+''',
+    "baselines": '''
+from dataclasses import dataclass
+
+from palimpsest.recipe import Baseline, Recipe
+
+__all__ = ["METHOD", "{cls}"]
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def __call__(self, recipe: Recipe) -> Baseline:
+        """The run ``{name}``, and where it starts."""
+        raise NotImplementedError("<the stages>")
+''',
+    "optim": '''
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+__all__ = ["METHOD", "{cls}"]
+
+
+class {cls}(torch.optim.Optimizer):
+    """<The hyperparameters: meaning and range.> Its state is tensors only, so that it can be saved."""
+
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {{"lr": lr, "weight_decay": weight_decay}})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        raise NotImplementedError("<the equation>")
+''',
+    "layers": '''
+from torch import Tensor, nn
+
+__all__ = ["METHOD", "{cls}"]
+
+
+class {cls}(nn.Module):
+    """<The sizes: meaning and range.>"""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        raise NotImplementedError("<the equation>")
+''',
+}
+
+_TEST = '''"""<One sentence: what {name} must do, and how the expected numbers were found.>"""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from palimpsest.{noun} import {name}
+
+
+def test_no_blank_is_left() -> None:
+    blanks = re.findall(r"<[A-Za-z][^<>\\n]*>", inspect.getsource({name}))
+    assert not blanks, f"{noun}/{name}.py still has the blank {{blanks[0]}}; fill it in."
+
+
+def test_value() -> None:
+    expected, found = 0.0, None  # <a number from a naive loop, and what {cls} gives>
+    assert found is not None, "No value of {cls} is tested yet; compare one with a closed form or a naive loop."
+    assert abs(found - expected) < 1e-6
+'''
+
+
+def write_blanks(noun: str, name: str, root: Path) -> list[Path]:
+    """Writes the method file and its test below the checkout ``root`` and returns their paths.
+
+    Raises ``ValueError`` for a folder that is no checkout, a noun that does not exist (naming the nearest), a name
+    that is not snake case, and ``FileExistsError`` where a file is there already; nothing is written then.
+    """
+    _check(noun, name, root)
+    method = root / "src" / "palimpsest" / noun / f"{name}.py"
+    test = root / "tests" / "methods" / f"test_{name}.py"
+    for path in (method, test):
+        if path.exists():
+            raise FileExistsError(f"{path} exists already; choose another name, or edit that file.")
+    cls = "".join(part.capitalize() for part in name.split("_"))
+    package = method.parent / "__init__.py"
+    texts = {
+        method: _CARD + _BODIES[noun].format(name=name, cls=cls) + f"\n\nMETHOD = {cls}\n",
+        test: _TEST.format(noun=noun, name=name, cls=cls),
+    }
+    if not package.exists():
+        texts[package] = '"""<What the methods of this folder are.> One file a method."""\n'
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
+
+
+def _check(noun: str, name: str, root: Path) -> None:
+    if not (root / "src" / "palimpsest").is_dir():
+        raise ValueError(f"{root} is no checkout of Palimpsest (it has no src/palimpsest); run this in one.")
+    if noun not in FAMILIES:
+        close = difflib.get_close_matches(noun, FAMILIES, 2, 0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(FAMILIES)}."
+        raise ValueError(f"There is no noun {noun!r}; {hint}")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
+        raise ValueError(
+            f"{name!r} is no name in snake case; use small letters, digits and underscores, as in my_loss."
+        )
