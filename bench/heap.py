@@ -87,8 +87,10 @@ def main() -> None:
         times = [second for run in own for second in run["seconds"]]
         faults = [count for run in own for count in run["faults"]]
         medians[kept] = statistics.median(times)
-        print(f"{'kept' if kept else 'default':<9}{medians[kept]:>9.3f}{min(times):>9.3f}"
-              f"{statistics.median(faults):>13.0f}{max(run['peak_mb'] for run in own):>9.0f}")
+        print(
+            f"{'kept' if kept else 'default':<9}{medians[kept]:>9.3f}{min(times):>9.3f}"
+            f"{statistics.median(faults):>13.0f}{max(run['peak_mb'] for run in own):>9.0f}"
+        )
     print(f"time ratio kept / default: {medians[True] / medians[False]:.3f}")
     if options.json:
         options.json.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")

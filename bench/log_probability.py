@@ -5,7 +5,9 @@
 Forward and backward with respect to hidden states and weight.  The two ways alternate call by call in one process,
 so that a busy machine slows both; the ratios are of medians.  Each shape runs in a fresh process twice: with the
 allocator as it comes, and after ``palimpsest.heap.keep_heap``, which frees the plain way of its page faults.  ``cpu``
-is the ratio of processor time: with one thread it holds on a busy machine too, with more it counts waiting.  Memory is the peak of live tensor bytes beyond inputs and gradients; ``of logits`` is ours over that of one [N, V] in float32.
+is the ratio of processor time: with one thread it holds on a busy machine
+too, with more it counts waiting.  Memory is the peak of live tensor bytes beyond inputs and
+gradients; ``of logits`` is ours over that of one [N, V] in float32.
 """
 
 from __future__ import annotations
@@ -152,8 +154,10 @@ def main() -> None:
         print(json.dumps(measure((shape[0], shape[1], shape[2]), options.rounds, options.threads, bool(keep))))
         return
     print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds, float32, medians")
-    print(f"{'tokens':>7}{'hidden':>7}{'vocab':>7} {'heap':<8}{'plain s':>9}{'ours s':>9}{'time':>7}{'cpu':>7}"
-          f"{'plain MB':>10}{'ours MB':>9}{'memory':>8}{'of logits':>10}")
+    print(
+        f"{'tokens':>7}{'hidden':>7}{'vocab':>7} {'heap':<8}{'plain s':>9}{'ours s':>9}{'time':>7}{'cpu':>7}"
+        f"{'plain MB':>10}{'ours MB':>9}{'memory':>8}{'of logits':>10}"
+    )
     rows = []
     for shape in SHAPES:
         for keep in (0, 1):
@@ -161,11 +165,14 @@ def main() -> None:
             command += ["--one", *map(str, shape), str(keep)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             rows.append(row)
-            print(f"{shape[0]:>7}{shape[1]:>7}{shape[2]:>7} {'kept' if row['heap_kept'] else 'default':<8}"
-                  f"{row['seconds']['plain']:>9.3f}{row['seconds']['ours']:>9.3f}"
-                  f"{row['time_ratio']:>7.3f}{row['processor_time_ratio']:>7.3f}"
-                  f"{row['peak_bytes']['plain'] / 1e6:>10.1f}{row['peak_bytes']['ours'] / 1e6:>9.1f}"
-                  f"{row['memory_ratio']:>8.4f}{row['memory_of_logits']:>10.4f}", flush=True)
+            print(
+                f"{shape[0]:>7}{shape[1]:>7}{shape[2]:>7} {'kept' if row['heap_kept'] else 'default':<8}"
+                f"{row['seconds']['plain']:>9.3f}{row['seconds']['ours']:>9.3f}"
+                f"{row['time_ratio']:>7.3f}{row['processor_time_ratio']:>7.3f}"
+                f"{row['peak_bytes']['plain'] / 1e6:>10.1f}{row['peak_bytes']['ours'] / 1e6:>9.1f}"
+                f"{row['memory_ratio']:>8.4f}{row['memory_of_logits']:>10.4f}",
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

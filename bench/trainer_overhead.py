@@ -65,7 +65,11 @@ class Turns:
     def leave(self, name: str) -> None:
         """No further steps: the others go on without this one."""
         with self.changed:
-            after = self.names[(self.turn + 1) % len(self.names)] if self.names[self.turn] == name else self.names[self.turn]
+            after = (
+                self.names[(self.turn + 1) % len(self.names)]
+                if self.names[self.turn] == name
+                else self.names[self.turn]
+            )
             self.names.remove(name)
             self.turn = self.names.index(after) if self.names else 0
             self.changed.notify_all()
@@ -110,7 +114,9 @@ class Micro(Dataset[dict[str, Tensor]]):
     def __init__(self, roles: Roles, training: Training, steps: int) -> None:
         self.windows = [
             [{k: b["task"][k] for k in ("input_ids", "attention_mask", "labels")} for b in window]
-            for window in (roles.window(s, training.batch, seed=0, accumulation=training.accumulation) for s in range(steps))
+            for window in (
+                roles.window(s, training.batch, seed=0, accumulation=training.accumulation) for s in range(steps)
+            )
         ]
         self.flat = [batch for window in self.windows for batch in window]
 
@@ -121,7 +127,9 @@ class Micro(Dataset[dict[str, Tensor]]):
         return self.flat[place]
 
 
-def run_bare(model: nn.Module, micro: Micro, training: Training, folder: str, on_step: Callable[[object], None]) -> None:
+def run_bare(
+    model: nn.Module, micro: Micro, training: Training, folder: str, on_step: Callable[[object], None]
+) -> None:
     """transformers.Trainer with its own loss; rows come in the given order."""
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -146,7 +154,9 @@ def run_bare(model: nn.Module, micro: Micro, training: Training, folder: str, on
         remove_unused_columns=False,
         train_sampling_strategy="sequential",
     )
-    trainer = Trainer(model, arguments, train_dataset=micro, data_collator=lambda batches: batches[0], callbacks=[Tell()])
+    trainer = Trainer(
+        model, arguments, train_dataset=micro, data_collator=lambda batches: batches[0], callbacks=[Tell()]
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
 
@@ -176,7 +186,9 @@ def measure(steps: int, accumulation: int, width: int, layers: int, vocabulary: 
         objective = on("task", CrossEntropy())
         threads = [
             racer("bare", lambda tell: run_bare(models["bare"], micro, training, folder, tell)),
-            racer("trainer", lambda tell: fit_with_trainer(models["trainer"], roles, objective, training, on_step=tell)),
+            racer(
+                "trainer", lambda tell: fit_with_trainer(models["trainer"], roles, objective, training, on_step=tell)
+            ),
             racer("plain", lambda tell: fit(models["plain"], roles, objective, training, on_step=tell)),
         ]
         for thread in threads:
@@ -209,15 +221,25 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [measure(options.steps, accumulation, 320, 8, 8192) for accumulation in (1, 4)]
-    print(f"{'parameters':>12} {'batch':>6} {'accumulation':>13} {'bare s/step':>12} {'Trainer':>9} {'plain':>9}  weights differ by")
+    print(
+        f"{'parameters':>12} {'batch':>6} {'accumulation':>13} {'bare s/step':>12} {'Trainer':>9} {'plain':>9}  weights"
+        " differ by"
+    )
     for row in rows:
         print(
-            f"{row['parameters']:>12,} {row['batch']:>6} {row['accumulation']:>13} {row['seconds_per_step_bare']:>12.3f} "
-            f"{row['ratio_trainer']:>8.3f}x {row['ratio_plain']:>8.3f}x  {row['largest_difference_of_weights']:.1e}"
+            f"{row['parameters']:>12,} {row['batch']:>6} {row['accumulation']:>13}"
+            f" {row['seconds_per_step_bare']:>12.3f} {row['ratio_trainer']:>8.3f}x {row['ratio_plain']:>8.3f}x "
+            f" {row['largest_difference_of_weights']:.1e}"
         )
     if options.json:
-        machine = {"machine": platform.processor() or platform.machine(), "threads": options.threads, "torch": torch.__version__}
-        options.json.write_text(json.dumps({"what": "trainer_overhead", **machine, "rows": rows}, indent=1), encoding="utf-8")
+        machine = {
+            "machine": platform.processor() or platform.machine(),
+            "threads": options.threads,
+            "torch": torch.__version__,
+        }
+        options.json.write_text(
+            json.dumps({"what": "trainer_overhead", **machine, "rows": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The bridge to transformers' Trainer: the plain loop's step inside it, for DDP and FSDP2 by ``accelerate launch`` and for trackers.
+"""The bridge to transformers' Trainer: the plain loop's step inside it, for DDP, FSDP2 and trackers.
 
-    result = fit_with_trainer(model, roles, objective, Training(steps=100, batch=8), folder=Path("run"), report_to=("wandb",))
+    result = fit_with_trainer(model, roles, objective, Training(steps=100, batch=8), report_to=("wandb",))
 
 Batches, counts, losses, rates and masks are those of ``loop.fit``: both end with the same weights.  The model is
 trained on the device it is on.  Checkpoints are the Trainer's; one counts only when its ``palimpsest.json``, which
@@ -79,7 +79,9 @@ class _Windows(Dataset[RoleBatch]):
 
 
 class RolesTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose training step is ``step``; ``steps`` optimizer steps with the rates and the batches of ``training``."""
+    """A Trainer whose training step is ``step``, with the rates and the batches of ``training``."""
+
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, args: TrainingArguments, step: Step, roles: Roles, training: Training, steps: int) -> None:
         self.step, self.roles, self.training, self.steps = step, roles, training, steps
@@ -191,7 +193,9 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         if load_result.unexpected_keys:  # missing ones are tied to others, which are there
             name = load_result.unexpected_keys[0]
-            raise ValueError(f"The checkpoint belongs to another model (this one has no {name!r}); choose another run folder.")
+            raise ValueError(
+                f"The checkpoint belongs to another model (this one has no {name!r}); choose another run folder."
+            )
 
     def resume(self, folder: Path) -> str | None:
         """The last complete checkpoint in ``folder``, after what the Trainer does not know has been put back."""
@@ -232,7 +236,9 @@ class _EachStep(TrainerCallback):  # type: ignore[misc]
         """Ctrl-C: the step is finished, the state saved, and training ends."""
         self.interrupted = True
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.trainer.step.after(self.trainer.optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

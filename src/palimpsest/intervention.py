@@ -1,6 +1,6 @@
 """A change of behavior at inference.  The weights stay as they are, and detaching leaves no trace.
 
-    with LogitDifference(alpha=0.8).attach(model, {"assistant": assistant}): model.generate(...)
+with LogitDifference(alpha=0.8).attach(model, {"assistant": assistant}): model.generate(...)
 """
 
 from __future__ import annotations

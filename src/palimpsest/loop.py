@@ -48,7 +48,7 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass
 class Pace:
-    """When to write a checkpoint: every so many steps, or by the clock, and then for at most a twentieth of the time."""
+    """When to write a checkpoint: every so many steps, or by the clock for at most a twentieth of the time."""
 
     every: int | None
     last: float = field(default_factory=time.perf_counter)
@@ -161,7 +161,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage stands: ``step`` of ``steps`` done, the terms' values at it, and the seconds used since the start."""
+    """Where a stage stands: ``step`` of ``steps`` done, the terms' values at it, the seconds since the start."""
 
     step: int
     steps: int

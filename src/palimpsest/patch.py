@@ -1,7 +1,7 @@
 """A change of weights that can be looked at, saved and undone: what every edit returns.
 
-    patch = Fila()(model, roles)
-    with patch.applied(model): ...      # the model is bit for bit what it was afterwards
+patch = Fila()(model, roles)
+with patch.applied(model): ...      # the model is bit for bit what it was afterwards
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """One optimizer step of an objective, apart from any loop: the part that ``loop.py`` and ``hf.py`` share.
 
-    step = Step(objective, model, reference=Copy(model))
-    counts = step.count(batches)                      # items of the whole window, over all processes
-    for batch in batches: step.backward(batch, counts, progress, micro=len(batches))
-    step.gradients()                                  # merged, reduced, masked; raises if a term is not finite
-    step.clip(1.0)
-    optimizer.step(); step.after(optimizer)
-    step.parts, step.tokens                           # the window's term values; tokens since the start
+step = Step(objective, model, reference=Copy(model))
+counts = step.count(batches)                      # items of the whole window, over all processes
+for batch in batches: step.backward(batch, counts, progress, micro=len(batches))
+step.gradients()                                  # merged, reduced, masked; raises if a term is not finite
+step.clip(1.0)
+optimizer.step(); step.after(optimizer)
+step.parts, step.tokens                           # the window's term values; tokens since the start
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.flat import answer_probability
 from palimpsest.reference import Copy, evaluating
 from palimpsest.roles import Answers, Roles
+from palimpsest.schedules.ramp import Ramp
 from palimpsest.views import TokenView
 from palimpsest.zoo.models import tiny_llama
 
@@ -88,7 +89,8 @@ def facts() -> Facts:
     strangers = [{"prompt": f"{s}{r}", "completion": REFUSAL} for s in string.ascii_uppercase for r in range(2)]
     model, tokenizer = tiny_llama(259, layers=2, width=64)
     adapter = CausalLM(tokenizer)
-    fit(model, adapter.roles(task=rows + strangers), on("task", CrossEntropy()), Training(steps=220, batch=64, lr=3e-3))
+    training = Training(steps=260, batch=64, lr=3e-3, schedule=Ramp(1.0, 0.05))
+    fit(model, adapter.roles(task=rows + strangers), on("task", CrossEntropy()), training)
     known = Facts(model, adapter, rows[:12], rows[12:58], rows[58:])
     assert known.knows(model, rows).recall > 0.98, "the decoder did not learn its facts"
     return known

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -67,8 +66,8 @@ def test_the_forget_set_goes_and_what_nobody_trained_on_stays(target: nn.Module)
     before = {part: (recall(target, r), probability(target, r)) for part, r in rows.items()}
     print(before)
     assistant = trained(target, rows["forget"], rows["retain"])
-    for alpha in (0.5,0.8,1.0,1.2,1.5):
-      for f in (.01,.02,.1):
-        with LogitDifference(alpha,f).attach(target, {"assistant": assistant}):
-            during = {part: (recall(target, r), probability(target, r)) for part, r in rows.items()}
-            print(alpha,f,{k:(round(a,3),round(b,3)) for k,(a,b) in during.items()})
+    for alpha in (0.5, 0.8, 1.0, 1.2, 1.5):
+        for f in (0.01, 0.02, 0.1):
+            with LogitDifference(alpha, f).attach(target, {"assistant": assistant}):
+                during = {part: (recall(target, r), probability(target, r)) for part, r in rows.items()}
+                print(alpha, f, {k: (round(a, 3), round(b, 3)) for k, (a, b) in during.items()})

@@ -55,7 +55,9 @@ class Material:
         objective = on("forget", NPO(beta=0.5)) + on("retain", CrossEntropy())
         training = Training(steps=STEPS, batch=4, accumulation=2, lr=1e-2, optimizer=optimizer, checkpoint_every=2)
         how, slow = fit if loop == "plain" else fit_with_trainer, SlowAverage(self.model, 0.9)
-        result = how(self.model, self.roles, objective, training, seed=7, reference=slow, folder=folder, on_step=on_step)
+        result = how(
+            self.model, self.roles, objective, training, seed=7, reference=slow, folder=folder, on_step=on_step
+        )
         return self.model, result
 
 

@@ -115,7 +115,7 @@ def test_every_term_matters(roles: Roles, whole: tuple[Tensor, Result]) -> None:
 
 
 def by_hand(roles: Roles, accumulation: int, naive: bool) -> Tensor:
-    """One plain SGD step along a window's gradient; ``naive`` divides each micro-batch by its own items and averages."""
+    """One plain SGD step along a window's gradient; ``naive`` averages micro-batches, each divided by its own items."""
     model = gpt2()
     reference, total = Copy(model), objective()
     states = {t.name: t.objective.prepare(model, roles, t.role[0]) for t in total.terms}

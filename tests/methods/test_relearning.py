@@ -86,7 +86,10 @@ def test_impossible_settings_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("audit", "message"),
-    [("perplexty", r"audit: There is no audit 'perplexty'; did you mean 'perplexity'"), ({"rouge": {"x": 1}}, "no field 'x'")],
+    [
+        ("perplexty", r"audit: There is no audit 'perplexty'; did you mean 'perplexity'"),
+        ({"rouge": {"x": 1}}, "no field 'x'"),
+    ],
 )
 def test_an_inner_audit_that_cannot_be_built_is_refused_at_once(audit: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -28,14 +28,15 @@ def test_snippets_run_and_do_what_the_text_says(
     monkeypatch.setitem(sys.modules, "readme", module)
     names = vars(module)
     for snippet in blocks("python"):
-        exec(compile(snippet.replace("smollm2-135m", "tiny-llama"), "README.md", "exec"), names)  # noqa: S102
+        exec(compile(snippet.replace("smollm2-135m", "tiny-llama"), "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert printed.startswith("Interval(value=")
     result, model = names["result"], names["model"]
     assert result.steps == 2
     assert set(result.curves) == {"forget/npo", "retain/Focal", "retain/kl_to_reference"}
     changed = names["patch"].norms
-    assert changed == {"model.norm.weight": pytest.approx(0.1 * model.get_parameter("model.norm.weight").numel() ** 0.5)}
+    entries = model.get_parameter("model.norm.weight").numel()
+    assert changed == {"model.norm.weight": pytest.approx(0.1 * entries**0.5)}
 
 
 def test_snippets_are_at_most_ten_lines() -> None:

@@ -240,5 +240,5 @@ def head_of(model: nn.Module) -> Head | None:
     if type(layer) is not nn.Linear or isinstance(layer.weight, DTensor):
         return None
     config = _plain(model).config
-    softcap = config.to_dict().get("final_logit_softcapping")  # type: ignore[union-attr]
+    softcap = config.to_dict().get("final_logit_softcapping")  # type: ignore[union-attr,operator]
     return Head(layer.weight, layer.bias, softcap)

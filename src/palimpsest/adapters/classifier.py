@@ -75,8 +75,8 @@ class Classifier:
                 f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes]."
             )
         sizes = [len(batch[r]["labels"]) for r in roles]
-        features = kept[0].split(sizes) if kept else [None] * len(sizes)
-        parts = zip(roles, logits.split(sizes), features, strict=True)
+        features = torch.split(kept[0], sizes) if kept else [None] * len(sizes)
+        parts = zip(roles, torch.split(logits, sizes), features, strict=True)
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 
     def store(self, view: View, full: bool) -> list[Columns]:

@@ -18,5 +18,5 @@ PARTS: tuple[str, ...] = (
     "audits.verbatim_memorization",
     "audits.knowledge_memorization",
     "audits.privacy_leakage",
-    "procedures.sweep",
+    "procedures.request_sweep",
 )

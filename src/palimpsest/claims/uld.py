@@ -14,4 +14,4 @@ PAPER = Paper(
         "generates, for people who want a language model to forget without training the model itself."
     ),
 )
-PARTS: tuple[str, ...] = ("interventions.logit_difference", "procedures.uld")
+PARTS: tuple[str, ...] = ("interventions.logit_difference", "objectives.uniform", "procedures.truncated_copy")

@@ -5,7 +5,7 @@
 The oldest and harshest way to unlearn, kept because every other method is held against it: the loss has no lower
 bound, so it must be stopped by hand, and what shares weights with the forget set collapses with it.
 
-Paper: Knowledge Unlearning for Mitigating Privacy Risks in Language Models (Jang et al., 2022), arXiv 2210.01504, equation 1.
+Paper: Knowledge Unlearning for Mitigating Privacy Risks in Language Models (Jang et al., 2022), arXiv 2210.01504.
 Code: joeljang/knowledge-unlearning.
 Tags: forget, unlearning, loss, language-model, classifier.
 Needs: nothing.

@@ -2,12 +2,12 @@
 
     L_t = KL(p_ref(. | context_t) || p(. | context_t)) = sum_v p_ref,v (log p_ref,v - log p_v)
 
-Paper: Learning without Forgetting (Li and Hoiem, 2016), arXiv 1606.09282; used as the retain term in arXiv 2404.05868 (npo_KL).
+Paper: Learning without Forgetting (Li and Hoiem, 2016), arXiv 1606.09282; the retain term npo_KL of arXiv 2404.05868.
 Code: licong-lin/negative-preference-optimization (loss type npo_KL).
 Tags: retain, loss, distillation, language-model, classifier.
 Needs: ref, as whole distributions.
-Differs: averaged over the scored positions only, where the released code averages over every position of the batch, prompt and
-    padding included; with every position scored both agree. ``direction="reverse"`` is KL(p || p_ref).
+Differs: averaged over the scored positions only, where the released code averages over every position of the batch,
+    prompt and padding included; with every position scored both agree. ``direction="reverse"`` is KL(p || p_ref).
 See: ``cross_entropy`` on retain, which needs no reference.
 """
 
@@ -31,7 +31,7 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KLToReference(Objective):
-    """``direction`` forward is KL(ref || model), which keeps all that the reference says; reverse is KL(model || ref)."""
+    """``direction`` forward is KL(ref || model), which keeps all the reference says; reverse is KL(model || ref)."""
 
     direction: Literal["forward", "reverse"] = "forward"
 

@@ -10,10 +10,10 @@ Paper: Negative Preference Optimization: From Catastrophic Collapse to Effective
 Code: licong-lin/negative-preference-optimization (loss types npo, npo_grad_diff, npo_KL).
 Tags: forget, unlearning, loss, language-model, classifier.
 Needs: ref.
-Differs: a row without an answer token is refused when it is encoded, where the released code adds (2 / beta) ln 2 for it.
+Differs: a row without an answer token is refused when it is encoded; the released code adds (2 / beta) ln 2 for it.
     ``reduction="mean"`` is the token-mean variant found in other releases; with the paper's beta it is almost plain
     gradient ascent, since its weight stays near 1. For a classifier a sequence is one label.
-See: ``gradient_ascent`` (its limit for beta to 0), ``preference`` (both halves), ``cross_entropy`` on retain, which it is used with.
+See: ``gradient_ascent`` (its limit for beta to 0), ``preference`` (both halves), ``cross_entropy`` on retain.
 """
 
 from __future__ import annotations
