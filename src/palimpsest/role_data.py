@@ -122,10 +122,23 @@ def _answers(spec: Mapping[str, Any], folder: Path | None) -> Answers:
     elif isinstance(given, list):
         values = given
     else:
-        values = [row.get(column) for row in load_rows(str(given), folder=folder)]
-        if any(v is None for v in values):
-            raise ValueError(f"{given} has no column {column!r}; name the right one with column.")
+        values = _answer_file(str(given), column, folder)
     return Answers(spec["to"], column, tuple(values))
+
+
+def _answer_file(given: str, column: str, folder: Path | None) -> list[Any]:
+    """Answers from a file of rows, or from a text file with one answer a line, whatever its name ends in."""
+    path = Path(given).expanduser()
+    if not path.is_absolute() and folder is not None and (folder / path).exists():
+        path = folder / path
+    if path.is_file():
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if lines and path.suffix in (".txt", ".jsonl") and not lines[0].startswith("{"):
+            return list(lines)
+    values = [row.get(column) for row in load_rows(given, folder=folder)]
+    if any(v is None for v in values):
+        raise ValueError(f"{given} has no column {column!r}; name the right one with column.")
+    return values
 
 
 def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str]:
