@@ -5,9 +5,8 @@
 Forward and backward with respect to hidden states and weight.  The two ways alternate call by call in one process,
 so that a busy machine slows both; the ratios are of medians.  Each shape runs in a fresh process twice: with the
 allocator as it comes, and after ``palimpsest.heap.keep_heap``, which frees the plain way of its page faults.  ``cpu``
-is the ratio of processor time: with one thread it holds on a busy machine
-too, with more it counts waiting.  Memory is the peak of live tensor bytes beyond inputs and
-gradients; ``of logits`` is ours over that of one [N, V] in float32.
+is the ratio of processor time: with one thread it holds on a busy machine too, with more it also counts waiting.
+Memory is the peak of live tensor bytes beyond inputs and gradients; ``of logits`` is ours over one float32 [N, V].
 """
 
 from __future__ import annotations

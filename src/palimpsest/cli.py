@@ -11,6 +11,7 @@ Every failure is one sentence on standard error and exit status 2 (1 for a run t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,27 +86,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.verb is None:
         parser().print_help()
         return 2
-    from palimpsest import verbs
-    from palimpsest.loop import Interrupted, Stopped
-
     try:
-        return int(getattr(verbs, f"{given.verb}_verb")(given))
-    except Interrupted as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 130
+        from palimpsest.verbs import VERBS
+
+        return VERBS[given.verb](given)
     except KeyboardInterrupt:
-        print("\nStopped by you; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return 130
-    except Stopped as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except (ValueError, LookupError, OSError) as error:
-        print(f"palimpsest {given.verb}: {_sentence(error)}", file=sys.stderr)
-        return 2
+        return _say("Stopped by you; what was finished is kept, and the same command goes on from there.", 130)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RuntimeError as error:
+        from palimpsest.loop import Interrupted, Stopped
+
+        if not isinstance(error, Stopped):
+            raise
+        return _say(str(error), 130 if isinstance(error, Interrupted) else 1)
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        return _say(f"palimpsest {given.verb}: {_sentence(error)}", 2)
+
+
+def _say(text: str, status: int) -> int:
+    """One line on standard error, apart from a progress line that a terminal may still show."""
+    print(f"\n{text}" if sys.stderr.isatty() else text, file=sys.stderr)
+    return status
 
 
 def _sentence(error: Exception) -> str:
-    """The message without the quotes that KeyError adds, on one line."""
+    """The message on one line, without the quotes that KeyError and the number that OSError adds."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}; check the path, its permissions and the space on the disk."
     text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
     return " ".join(text.split())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
 from palimpsest.report import Report, Run
-from palimpsest.run import scores_from
+from palimpsest.run_folder import read_scores
 
 __all__ = ["compare"]
 
@@ -19,55 +20,51 @@ def compare(folders: Sequence[Path]) -> Report:
 
     Raises ``ValueError`` when a folder holds no finished run, and when two runs did not measure the same items.
     """
-    if len(folders) < 2:
-        raise ValueError("compare needs at least two run folders; name another one.")
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) != len(names):
-        names = [str(folder) for folder in folders]
+    names = _names(folders)
     first = _measured(folders[0])
     measured: dict[str, dict[int, list[Scores]]] = {"before": first["before"]}
     runs = [Run("before", "before", "before")]
     if "retrained" in first:
         measured["retrained"] = first["retrained"]
         runs.append(Run("retrained", "baseline", "retrained"))
+    recipes, environment = [], {}
     for name, folder in zip(names, folders, strict=True):
-        found = _measured(folder)
-        measured[name] = found["after"]
+        measured[name] = first["after"] if folder == folders[0] else _measured(folder)["after"]
         report = Report.load(folder / "report.json")
         cost = next(r for r in report.runs if r.name == "after")
-        runs.append(
-            Run(
-                name,
-                "variant",
-                f"{name}: {cost.label}",
-                cost.seconds,
-                cost.tokens,
-                cost.steps,
-                cost.peak_memory_bytes,
-                cost.trainable_parameters,
-            )
-        )
+        runs.append(dataclasses.replace(cost, name=name, kind="variant", label=f"{name}: {cost.label}", companions=()))
+        recipes.append(f"# {name}\n{report.recipe}")
+        environment[name] = json.dumps(report.environment)
     _same_items(measured)
-    recipes = "\n".join(
-        f"# {name}\n{(folder / 'recipe.yaml').read_text(encoding='utf-8')}" for name, folder in zip(names, folders)
-    )
-    environment = {
-        name: json.dumps(Report.load(folder / "report.json").environment) for name, folder in zip(names, folders)
-    }
-    return build_report(" against ".join(names), measured, runs, recipe_text=recipes, environment=environment)
+    recipe_text = "\n".join(recipes)
+    return build_report(" against ".join(names), measured, runs, recipe_text=recipe_text, environment=environment)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder's run: the folder's own, or its path where two would be called the same."""
+    if len(folders) < 2:
+        raise ValueError("compare needs at least two run folders; name another one.")
+    whole = [str(folder.resolve()) for folder in folders]
+    twice = [str(f) for f, w in zip(folders, whole) if whole.count(w) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice; compare different run folders.")
+    names = [folder.resolve().name for folder in folders]
+    taken = len(set(names)) != len(names) or {"before", "retrained"} & set(names)
+    return whole if taken else names
 
 
 def _measured(folder: Path) -> dict[str, dict[int, list[Scores]]]:
+    """Run -> seed -> scores, of a finished run."""
     if not (folder / "report.json").exists():
         raise ValueError(f"{folder} holds no finished run; finish it with palimpsest run, or name another folder.")
     found: dict[str, dict[int, list[Scores]]] = {}
     for file in sorted(folder.glob("seed-*/*/scores.json")):
         seed = int(file.parent.parent.name.removeprefix("seed-"))
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault(file.parent.name, {})[seed] = [scores_from(entry) for entry in entries]
-    missing = [name for name in ("before", "after") if name not in found]
-    if missing:
-        raise ValueError(f"{folder} has no scores of the model {missing[0]}; run its recipe again.")
+        found.setdefault(file.parent.name, {})[seed] = read_scores(file)
+    if "after" not in found or "before" not in found:
+        raise ValueError(
+            f"{folder} has no model before and after a last stage; compare folders that palimpsest run made."
+        )
     return found
 
 

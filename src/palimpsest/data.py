@@ -8,12 +8,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy import generic, ndarray
+from torch import Tensor
 
 from palimpsest.audit import Row
 
-__all__ = ["load_rows", "row_key"]
+__all__ = ["load_rows", "located", "row_digest", "row_key"]
 
 READERS = ("jsonl", "json", "csv", "parquet")
 
@@ -40,10 +45,33 @@ def load_rows(
 
 def row_key(row: Row) -> str:
     """What identifies a row: its ``id``, or a digest of its content."""
-    if "id" in row:
-        return str(row["id"])
-    shown = {str(k): v.tolist() if callable(getattr(v, "tolist", None)) else v for k, v in row.items()}
-    return hashlib.sha256(json.dumps(shown, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return str(row["id"]) if "id" in row else row_digest(row)[:16]
+
+
+def row_digest(row: Row) -> str:
+    """64 hexadecimal digits that depend on a row's columns and values, and on nothing else."""
+    shown = {str(k): v for k, v in row.items()}
+    return hashlib.sha256(json.dumps(shown, sort_keys=True, default=_shown).encode()).hexdigest()
+
+
+def _shown(value: Any) -> Any:
+    """A value that JSON has no form for: an array as numbers, else its text without the address in memory."""
+    if isinstance(value, Tensor | ndarray | generic):
+        return value.tolist()
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def located(source: str, folder: Path | None) -> Path:
+    """Where ``source`` lies: beside the recipe if it is there, else from the working directory."""
+    try:
+        path = Path(source).expanduser()
+        if not path.is_absolute() and folder is not None and (folder / path).exists():
+            return folder / path
+        path.exists()  # a name that no file system takes is noticed here
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ValueError(f"{source[:60]!r} is no path ({why}); name a file.") from None
+    return path
 
 
 def _renamed(row: Row, columns: Mapping[str, str], source: str, number: int) -> Row:
@@ -55,9 +83,7 @@ def _renamed(row: Row, columns: Mapping[str, str], source: str, number: int) -> 
 
 
 def _read(source: str, folder: Path | None) -> list[Row]:
-    path = Path(source).expanduser()
-    if not path.is_absolute() and folder is not None and (folder / path).exists():
-        path = folder / path
+    path = located(source, folder)
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir():
         return _from_datasets(path)
@@ -72,8 +98,7 @@ def _read(source: str, folder: Path | None) -> list[Row]:
         if suffix in ("jsonl", "json"):
             return _json_rows(path)
         if suffix == "csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                return [dict(row) for row in csv.DictReader(file)]
+            return _csv_rows(path)
         if suffix == "parquet":
             return _parquet_rows(path)
     except UnicodeDecodeError as error:
@@ -89,26 +114,57 @@ def _read(source: str, folder: Path | None) -> list[Row]:
 def _json_rows(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {error.lineno}: this is not JSON ({error.msg}); correct it.") from None
-        numbered = list(enumerate(values, 1))
-        unit = "entry"
+        values = _json(text, str(path), None)
+        numbered, unit = list(enumerate(values, 1)), "entry"
     else:
-        unit, numbered = "line", []
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    numbered.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{path} line {number}: this is not JSON ({error.msg}); correct or delete the line."
-                    ) from None
+        # Not splitlines: U+2028 and its kin may stand inside a JSON text.
+        lines = enumerate(text.split("\n"), 1)
+        numbered = [(number, _json(line, str(path), number)) for number, line in lines if line.strip()]
+        unit = "line"
     for number, value in numbered:
         if not isinstance(value, dict):
             raise ValueError(f"{path} {unit} {number}: a row is an object with named columns, not {str(value)[:40]!r}.")
     return [value for _, value in numbered]
+
+
+def _json(text: str, path: str, number: int | None) -> Any:
+    """One JSON value; an error names the line, which is ``number`` where the text is one line of a file."""
+    remedy = "correct the file" if number is None else "correct or delete the line"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line, why = number or error.lineno, error.msg
+        if number == 1 and text.strip() in ("{", "[") and path.endswith(".json"):
+            why, remedy = "it goes on in the next line", "write one row a line, or all rows as one list"
+    except RecursionError:
+        line, why = number or 1, "it is nested too deeply"
+    except ValueError:  # a whole number of thousands of digits
+        line, why = number or 1, "it holds a number of too many digits"
+    raise ValueError(f"{path} line {line}: this is not JSON ({why}); {remedy}.")
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    found: list[Row] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)  # strict, since a quote left open would swallow the rows after it
+        try:
+            names = next(reader, [])
+            twice = [n for n in names if names.count(n) > 1]
+            if twice:
+                raise ValueError(f"{path} line 1: two columns are called {twice[0]!r}; rename one.")
+            for cells in reader:
+                if cells and len(cells) != len(names):
+                    raise ValueError(
+                        f"{path} line {reader.line_num}: {len(cells)} cells for {len(names)} columns; correct the line,"
+                        " or put a cell that holds commas in quotes."
+                    )
+                if cells:
+                    found.append(dict(zip(names, cells)))
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} line {reader.line_num}: this is not CSV ({error}); correct the line, or save as .jsonl."
+            ) from None
+    return found
 
 
 def _parquet_rows(path: Path) -> list[Row]:
@@ -116,7 +172,11 @@ def _parquet_rows(path: Path) -> list[Row]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ValueError(f"{path}: Parquet needs pyarrow; pip install 'palimpsest[data]'.") from None
-    found: list[Row] = parquet.read_table(path).to_pylist()
+    try:
+        found: list[Row] = parquet.read_table(path).to_pylist()
+    except (ValueError, OSError, NotImplementedError) as error:  # what pyarrow raises for a file of another kind
+        why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ValueError(f"{path} could not be read as Parquet ({why.rstrip('.')}); write it again.") from None
     return found
 
 

@@ -9,13 +9,14 @@
     expect: {forget/knowledge_memorization: lower}
 
 Every error is one sentence that names its place (``objective.0.npo.beta``).  There is no include and no
-interpolation: a recipe longer than a screen is Python, ``def recipe() -> Recipe``.
+interpolation: a recipe longer than a screen is Python, ``def recipe() -> Recipe``, read by ``recipe_source``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +24,36 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-__all__ = ["Baseline", "Lora", "ModelSpec", "Recipe", "RecipeError", "Stage", "load_recipe", "parse_recipe", "to_yaml"]
+__all__ = [
+    "Baseline",
+    "Lora",
+    "ModelSpec",
+    "Recipe",
+    "RecipeError",
+    "Stage",
+    "load_recipe",
+    "parse_recipe",
+    "plain",
+    "to_yaml",
+]
 
 STRICT = ConfigDict(extra="forbid", strict=False)
 Spec = str | dict[str, Any]
 
 
+LONGEST_MESSAGE = 400
+
+
 class RecipeError(ValueError):
-    """A recipe that cannot run; the message is one sentence that names the place."""
+    """A recipe that cannot run; the message is one sentence that names the place.
+
+    It is one line of at most 400 printable characters, whatever text of the user it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+        half = LONGEST_MESSAGE // 2 - 2
+        super().__init__(text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} … {text[-half:]}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,14 @@ class Lora:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, not {short(self.rank)}")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be a finite number above 0, not {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout lies in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +88,19 @@ class ModelSpec:
     packed: bool = False
     classes: int | None = None
     features: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be at least 2 tokens, not {short(self.max_length)}")
+        if self.classes is not None and self.classes < 1:
+            raise ValueError(f"classes must be at least 1, not {short(self.classes)}")
+        text = {"chat": self.chat, "chat_template": self.chat_template, "packed": self.packed}
+        labels = {"classes": self.classes, "features": self.features}
+        classifier = self.adapter == "classifier"
+        for key, value in (text if classifier else labels).items():
+            if value:
+                other = "causal_lm" if classifier else "classifier"
+                raise ValueError(f"{key} is for the adapter {other}, not for {self.adapter}; remove it")
 
 
 @dataclass(frozen=True)
@@ -120,59 +164,35 @@ def load_recipe(
 ) -> Recipe:
     """Reads a recipe from YAML, or from a Python file with ``def recipe() -> Recipe`` when imports are allowed.
 
-    ``audit_only`` drops everything that trains, so that the model is measured as it is.
+    ``audit_only`` drops everything that trains, so that the model is measured as it is. Raises ``RecipeError``.
     """
-    import yaml
+    from palimpsest.recipe_source import read
 
-    from palimpsest.yaml_text import parse
-
-    if not path.is_file():
-        raise RecipeError(f"There is no recipe {path}; name a YAML file.")
-    if path.suffix == ".py":
-        if not allow_imports:
-            raise RecipeError(f"{path} is Python, which runs only with --allow-imports; add that flag if you trust it.")
-        return _from_python(path)
-    try:
-        raw = parse(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        raise RecipeError(
-            f"{path}{where}: this is not YAML ({getattr(error, 'problem', None) or 'unreadable'})."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} could not be read ({error}).") from None
-    return parse_recipe(raw, overrides, allow_imports=allow_imports, audit_only=audit_only)
+    return parse_recipe(read(path, allow_imports), overrides, allow_imports=allow_imports, audit_only=audit_only)
 
 
 def parse_recipe(
     raw: Any, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
 ) -> Recipe:
     """A checked recipe from plain data. Raises ``RecipeError``."""
+    from palimpsest.recipe_check import check
+    from palimpsest.recipe_source import copied, override
+
     if not isinstance(raw, dict):
-        raise RecipeError(
-            f"A recipe is a mapping with the keys {', '.join(keys(Recipe))}; this is {type(raw).__name__}."
-        )
-    data = _copied(raw)
+        what = "empty" if raw is None else f"a {type(raw).__name__}"
+        raise RecipeError(f"A recipe is a mapping with the keys {', '.join(keys(Recipe))}; this is {what}.")
+    data = copied(raw)
     for text in overrides:
-        _override(data, text)
+        override(data, text)
     data = _with_stages(data)
     if audit_only:
         data = {k: v for k, v in data.items() if k not in ("variants", "baselines", "expect", "seeds")} | {"stages": []}
     recipe: Recipe = validated(Recipe, data)
-    from palimpsest.recipe_parts import check
-
     check(recipe, allow_imports=allow_imports, audit_only=audit_only)
     return recipe
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, list) else value
-
-
-def _with_stages(data: dict[str, Any]) -> dict[str, Any]:
+def _with_stages(data: dict[Any, Any]) -> dict[Any, Any]:
     """A recipe of one stage may write the stage's keys at the top; a variant of one stage may leave out the list."""
     own = {k: data.pop(k) for k in STAGE_KEYS if k in data}
     if own:
@@ -192,22 +212,32 @@ def validated(cls: Any, data: Any, place: str = "") -> Any:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([p for p in (place, *(str(part) for part in first["loc"])) if p])
-        kind = first["type"]
-        if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-            raise RecipeError(
-                f"{where}: there is no such key; {suggest(str(first['loc'][-1]), keys_at(cls, first['loc'][:-1]))}."
-            ) from None
-        if kind in ("missing", "missing_argument"):
-            raise RecipeError(f"{where}: this key is missing; add it.") from None
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise RecipeError(f"{where}: {message} (given: {short(first['input'])}).") from None
+        first = error.errors(include_url=False)[0]
+    except (RecursionError, OverflowError, ValueError) as error:
+        raise RecipeError(f"{place or 'recipe'}: this cannot be read ({error}); write plain values.") from None
+    location = [p for p in first["loc"] if p != "[key]"]
+    kind, union = first["type"], location[-1:] == ["str"] and first["type"] == "string_type"
+    where = ".".join([p for p in (place, *(short(p, quoted=False) for p in location[: -1 if union else None])) if p])
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = keys_at(cls, location[:-1])
+        raise RecipeError(f"{where}: there is no such key; {suggest(str(location[-1]), known)}")
+    if kind in ("missing", "missing_argument"):
+        raise RecipeError(f"{where}: this key is missing; add it.")
+    given = short(first["input"])
+    if kind == "dataclass_type":
+        raise RecipeError(f"{where}: write it as {{key: value}}, not as {given}; {suggest('', keys_at(cls, location))}")
+    if union:
+        raise RecipeError(f"{where}: write a name or {{name: {{field: value}}}}, not {given}.")
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    raise RecipeError(f"{where}: {message} (given: {given}).")
 
 
-def short(value: Any) -> str:
+def short(value: Any, *, quoted: bool = True) -> str:
     """A value as an error shows it."""
-    text = repr(value)
+    try:
+        text = repr(value) if quoted or not isinstance(value, str) else value
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists within lists without end
+        text = f"a very long {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -218,6 +248,7 @@ def keys(cls: Any) -> list[str]:
 
 
 def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
+    """The keys of the part of ``cls`` that lies at ``location``."""
     inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora}
     for part in location:
         cls = inner.get(str(part), cls)
@@ -225,69 +256,39 @@ def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """The nearest known word, or all of them."""
+    """The end of a sentence: the nearest known word, or all of them."""
     close = difflib.get_close_matches(word, known, 1, 0.6)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}."
 
 
-def _override(data: dict[str, Any], text: str) -> None:
-    """``a.0.b=value`` with the value in YAML."""
-    import yaml
-
-    from palimpsest.yaml_text import parse
-
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise RecipeError(f"--set {text}: write it as place=value, such as objective.0.npo.beta=0.2.")
-    here: Any = data
-    parts = path.split(".")
-    for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        at = ".".join(parts[: depth + 1])
-        if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                raise RecipeError(f"--set {text}: {at} is no entry of a list of {len(here)}.")
-            key: Any = int(part)
-        elif isinstance(here, dict):
-            key = part
-            if not last and key not in here:
-                raise RecipeError(f"--set {text}: the recipe has no {at}; {suggest(part, list(map(str, here)))}.")
-        else:
-            raise RecipeError(f"--set {text}: {'.'.join(parts[:depth])} is a value, so it has no {part}.")
-        if last:
-            try:
-                here[key] = parse(value)
-            except yaml.YAMLError:
-                raise RecipeError(f"--set {text}: the value is not YAML.") from None
-        else:
-            here = here[key] if here[key] is not None else here.setdefault(key, {})
-
-
-def _from_python(path: Path) -> Recipe:
-    import runpy
-
-    try:
-        made = runpy.run_path(str(path))["recipe"]()
-    except KeyError:
-        raise RecipeError(f"{path} defines no recipe(); write def recipe() -> Recipe.") from None
-    if not isinstance(made, Recipe):
-        raise RecipeError(f"{path}: recipe() returned {type(made).__name__}, not a Recipe.")
-    from palimpsest.recipe_parts import check
-
-    check(made, allow_imports=True)
-    return made
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, defaults included where they matter; it runs again from here."""
-    import yaml
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain data, without the optional keys that are empty."""
 
     def tidy(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            return {k: tidy(v) for k, v in kept.items() if v not in (None, {}, [], "")}
+            fields = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+            return {f.name: tidy(v) for f, v in fields if not (_optional(f) and _empty(v))}
         if isinstance(value, dict):
             return {k: tidy(v) for k, v in value.items()}
         return [tidy(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-    return str(yaml.safe_dump(tidy(recipe), sort_keys=False, allow_unicode=True, width=100))
+    found: dict[str, Any] = tidy(recipe)
+    return found
+
+
+def _optional(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, (dict, list, tuple, str)) and not value)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, defaults included where they matter; it runs again from here."""
+    from palimpsest.yaml_text import dump
+
+    try:
+        return dump(plain(recipe))
+    except ValueError as error:
+        raise RecipeError(f"recipe: {error}.") from None

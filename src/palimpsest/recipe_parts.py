@@ -1,17 +1,17 @@
-"""From the names in a recipe to methods, and the check that every one of them can be built."""
+"""From the names in a recipe to methods."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from palimpsest import names
 from palimpsest.loop import Training
-from palimpsest.objective import WEIGHTS, Term, Total, on
+from palimpsest.objective import Term, Total, on
 from palimpsest.recipe import Baseline, Recipe, RecipeError, Spec, Stage, keys, short, suggest, validated
 
 __all__ = [
-    "check",
     "compile_audits",
     "compile_baselines",
     "compile_combine",
@@ -19,6 +19,8 @@ __all__ = [
     "compile_part",
     "compile_training",
 ]
+
+PLAIN_OPTIMIZERS = ("adamw", "sgd")
 
 
 def compile_objective(stage: Stage, place: str, *, allow_imports: bool = False) -> Total | None:
@@ -30,29 +32,40 @@ def compile_objective(stage: Stage, place: str, *, allow_imports: bool = False) 
 def _term(spec: Mapping[str, Any], place: str, allow_imports: bool) -> Term:
     methods = [k for k in spec if k not in ("on", "weight")]
     if "on" not in spec:
-        raise RecipeError(f"{place}: a term needs `on:`, the role it looks at.")
+        raise RecipeError(f"{place}: a term needs `on:`, the role it looks at; add it.")
     if len(methods) != 1:
         raise RecipeError(
             f"{place}: a term names one method, as {{on: role, method: {{…}}}}; it names {len(methods)}:"
-            f" {sorted(map(str, methods))}."
+            f" {short(sorted(map(str, methods)))}."
         )
     roles = spec["on"]
     if not (isinstance(roles, str) or (isinstance(roles, list) and roles and all(isinstance(r, str) for r in roles))):
         raise RecipeError(f"{place}.on: name a role or a list of roles, not {short(roles)}.")
     method = _built({methods[0]: spec[methods[0]]}, "objectives", place, allow_imports)
-    term = on(roles if isinstance(roles, str) else tuple(roles), method)
+    try:
+        term = on(roles if isinstance(roles, str) else tuple(roles), method)
+    except TypeError:  # a class of the user's that is none
+        raise RecipeError(f"{place}: {short(methods[0])} is no objective; name a subclass of Objective.") from None
     arity = method.arity
     if len(term.role) != arity:
         raise RecipeError(
             f"{place}.on: {methods[0]} looks at {arity} role{'s' if arity > 1 else ''} together, not at"
-            f" {len(term.role)}."
+            f" {len(term.role)}; name as many."
         )
-    weight = spec.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float, str, dict)):
-        raise RecipeError(f"{place}.weight: give a number or a schedule, not {short(weight)}.")
-    return term * (
-        weight if isinstance(weight, (int, float)) else _built(weight, "schedules", f"{place}.weight", allow_imports)
-    )
+    return term * _weight(spec.get("weight", 1.0), f"{place}.weight", allow_imports)
+
+
+def _weight(weight: Any, place: str, allow_imports: bool) -> Any:
+    """A number or a schedule."""
+    if isinstance(weight, (str, dict)):
+        return _built(weight, "schedules", place, allow_imports)
+    try:
+        number = math.nan if isinstance(weight, bool) else float(weight)
+    except (TypeError, OverflowError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecipeError(f"{place}: give a finite number or a schedule, not {short(weight)}.")
+    return number
 
 
 def compile_training(stage: Stage, place: str, *, allow_imports: bool = False) -> Training:
@@ -61,22 +74,43 @@ def compile_training(stage: Stage, place: str, *, allow_imports: bool = False) -
     unknown = [k for k in raw if k not in keys(Training)]
     if unknown:
         raise RecipeError(
-            f"{place}.train.{unknown[0]}: there is no such key; {suggest(str(unknown[0]), keys(Training))}."
+            f"{place}.train.{short(unknown[0], quoted=False)}: there is no such key;"
+            f" {suggest(str(unknown[0]), keys(Training))}"
         )
     if raw.get("schedule") is not None:
         raw["schedule"] = _built(raw["schedule"], "schedules", f"{place}.train.schedule", allow_imports)
     optimizer = raw.get("optimizer", "adamw")
-    if optimizer not in ("adamw", "sgd"):
-        raw["optimizer"] = _built(optimizer, "optim", f"{place}.train.optimizer", allow_imports)
+    if optimizer not in PLAIN_OPTIMIZERS:
+        raw["optimizer"] = _optimizer(optimizer, f"{place}.train.optimizer", allow_imports)
     training: Training = validated(Training, raw, f"{place}.train")
     return training
 
 
+def _optimizer(spec: Any, place: str, allow_imports: bool) -> Any:
+    name = next(iter(spec), None) if isinstance(spec, dict) else spec
+    known = [*PLAIN_OPTIMIZERS, *names.names("optim")]
+    if isinstance(name, str) and ":" not in name and name not in known:
+        raise RecipeError(f"{place}: there is no optimizer {short(name)}; {suggest(name, known)}")
+    if name in PLAIN_OPTIMIZERS:
+        raise RecipeError(f"{place}: {name} takes no fields here; write optimizer: {name}, and lr under train.")
+    return _built(spec, "optim", place, allow_imports)
+
+
 def _built(spec: Any, family: str, place: str, allow_imports: bool) -> Any:
+    """A method by name; whatever its own checks raise names the place."""
+    name = next(iter(spec), None) if isinstance(spec, dict) and len(spec) == 1 else spec
+    if isinstance(name, str) and ":" not in name and not names.names(family):
+        raise RecipeError(f"{place}: there is no {short(name)}, since Palimpsest has no {family} yet; leave it out.")
     try:
         return names.build(spec, family, place=place, allow_imports=allow_imports)
-    except (ValueError, LookupError) as error:
-        raise RecipeError(str(error)) from None
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    except Exception as error:
+        if not (isinstance(name, str) and ":" in name):
+            raise
+        text = f"{short(name)} failed ({type(error).__name__}: {error}); correct its code"  # the user's own class
+    sentence = text if text.startswith(place) else f"{place}: {text}"
+    raise RecipeError(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
 
 
 def compile_part(spec: Spec | None, family: str, place: str, *, allow_imports: bool = False) -> Any:
@@ -89,16 +123,23 @@ def compile_combine(spec: Spec | None, place: str) -> Any:
     from palimpsest.combine import OneSidedProjection, Sum
 
     known = {"sum": Sum, "one_sided_projection": OneSidedProjection}
-    name, fields = (spec, {}) if isinstance(spec, str) else next(iter((spec or {"sum": {}}).items()))
+    spec = {spec: {}} if isinstance(spec, str) else {"sum": {}} if spec is None else spec
+    if len(spec) != 1:
+        raise RecipeError(f"{place}.combine: name one combination, not {len(spec)}; there are: {', '.join(known)}.")
+    name, fields = next(iter(spec.items()))
+    fields = {} if fields is None else fields
     if name not in known:
-        raise RecipeError(f"{place}.combine: there is no combination {name!r}; {suggest(str(name), list(known))}.")
+        raise RecipeError(f"{place}.combine: there is no combination {short(name)}; {suggest(str(name), list(known))}")
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{place}.combine.{name}: write its fields as {{field: value}}, not {short(fields)}.")
     cls = known[name]
-    unknown = [k for k in fields or {} if k not in keys(cls)]
+    unknown = [k for k in fields if k not in keys(cls)]
     if unknown:
         raise RecipeError(
-            f"{place}.combine.{name}.{unknown[0]}: there is no such key; {suggest(str(unknown[0]), keys(cls))}."
+            f"{place}.combine.{name}.{short(unknown[0], quoted=False)}: there is no such key;"
+            f" {suggest(str(unknown[0]), keys(cls))}"
         )
-    return validated(cls, fields or {}, f"{place}.combine.{name}")
+    return validated(cls, fields, f"{place}.combine.{name}")
 
 
 def compile_audits(recipe: Recipe, *, allow_imports: bool = False) -> dict[str, list[Any]]:
@@ -115,46 +156,10 @@ def compile_baselines(recipe: Recipe, *, allow_imports: bool = False) -> list[Ba
     for i, spec in enumerate(recipe.baselines):
         maker = _built(spec, "baselines", f"baselines.{i}", allow_imports)
         try:
-            found.append(maker(recipe))
+            baseline = maker(recipe)
         except ValueError as error:
             raise RecipeError(f"baselines.{i}: {error}") from None
+        if not isinstance(baseline, Baseline):
+            raise RecipeError(f"baselines.{i}: {short(spec)} is no baseline; it must return a Baseline.")
+        found.append(baseline)
     return found
-
-
-def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = False) -> None:
-    """Builds every part once, so that a recipe that starts does not fail on a name an hour later."""
-    from palimpsest.role_data import check_roles
-
-    if not recipe.stages and not audit_only:
-        raise RecipeError("stages: a recipe needs at least one stage, with an objective and train.")
-    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
-        raise RecipeError("seeds: give at least one number, each once.")
-    if any(seed < 0 for seed in recipe.seeds):
-        raise RecipeError("seeds: give numbers of at least 0.")
-    places = [(s, f"stages.{i}") for i, s in enumerate(recipe.stages)]
-    places += [(s, f"variants.{label}.{i}") for label, stages in recipe.variants.items() for i, s in enumerate(stages)]
-    for stage, place in places:
-        total = compile_objective(stage, place, allow_imports=allow_imports)
-        if total is not None:
-            compile_training(stage, place, allow_imports=allow_imports)
-            unknown = [r for r in total.roles if r not in recipe.roles and r != WEIGHTS]
-            if unknown:
-                raise RecipeError(
-                    f"{place}.objective: the role {unknown[0]!r} has no data;"
-                    f" {suggest(unknown[0], list(recipe.roles))}."
-                )
-        elif stage.train is not None:
-            raise RecipeError(f"{place}: it has train but no objective; add one, or remove train.")
-        elif stage.intervention is None and stage.edit is None:
-            raise RecipeError(f"{place}: it does nothing; give it an objective, an edit or an intervention.")
-        if (stage.trains != "model") != (stage.starts is not None):
-            raise RecipeError(f"{place}: a companion needs both trains (its name) and starts (what it is made from).")
-        for family in ("edit", "mask", "intervention"):
-            compile_part(getattr(stage, family), f"{family}s", f"{place}.{family}", allow_imports=allow_imports)
-        compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
-        compile_combine(stage.combine, place)
-        for role, spec in stage.select.items():
-            compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
-    compile_audits(recipe, allow_imports=allow_imports)
-    compile_baselines(recipe, allow_imports=allow_imports)
-    check_roles(recipe)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.audit import Row
-from palimpsest.data import load_rows, row_key
-from palimpsest.recipe import Recipe, RecipeError, Stage, suggest
+from palimpsest.data import load_rows, located, row_digest, row_key
+from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
 from palimpsest.roles import Answers
 
-__all__ = ["check_roles", "load_roles", "refuse_shared_rows"]
+__all__ = ["check_audits", "check_roles", "fingerprints", "load_roles", "refuse_shared_rows"]
 
 FILE_KEYS = ("file", "columns", "rows")
 ANSWER_KEYS = ("answers", "to", "column")
@@ -19,7 +19,7 @@ ANSWER_KEYS = ("answers", "to", "column")
 
 def _kind(spec: Any, place: str) -> str:
     """How a role is given: file, zoo, union or answers."""
-    if isinstance(spec, str):
+    if isinstance(spec, str) and spec.strip():
         return "file"
     if isinstance(spec, list) and spec and all(isinstance(r, str) for r in spec):
         return "union"
@@ -29,49 +29,90 @@ def _kind(spec: Any, place: str) -> str:
                 return kind
     raise RecipeError(
         f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{answers: …, to: role}} or a list of roles, not"
-        f" {str(spec)[:60]!r}."
+        f" {short(spec)}."
     )
 
 
 def check_roles(recipe: Recipe) -> None:
-    """What can be known of the roles, audits and expectations without reading any data."""
-    from palimpsest.verdict import parse_expectation
-
+    """What can be known of the roles without reading any data."""
     if not recipe.roles:
         raise RecipeError("roles: a recipe needs data; give at least one role.")
     for role, spec in recipe.roles.items():
-        place = f"roles.{role}"
+        shown = short(role, quoted=False)
+        place = f"roles.{shown}"
+        if not role.strip() or "/" in role or not role.isprintable() or len(role) > 80:
+            raise RecipeError(f"{place}: a role's name has at most 80 printable characters and no /; rename it.")
         kind = _kind(spec, place)
         allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS}.get(kind)
         unknown = [k for k in spec if k not in allowed] if isinstance(spec, dict) and allowed else []
         if unknown:
-            raise RecipeError(f"{place}.{unknown[0]}: there is no such key; {suggest(str(unknown[0]), allowed or ())}.")
-        named = spec if kind == "union" else [spec.get("to")] if kind == "answers" else []
+            key = short(unknown[0], quoted=False)
+            raise RecipeError(f"{place}.{key}: there is no such key; {suggest(str(unknown[0]), allowed or ())}")
+        _check_values(kind, spec, place)
+        named = spec if kind == "union" else [spec["to"]] if kind == "answers" else []
         for other in named:
             if other not in recipe.roles or other == role:
-                raise RecipeError(
-                    f"{place}: {other!r} is no other role;"
-                    f" {suggest(str(other), [r for r in recipe.roles if r != role])}."
-                )
+                known = [r for r in recipe.roles if r != role]
+                raise RecipeError(f"{place}: {short(other)} is no other role; {suggest(other, known)}")
             if _kind(recipe.roles[other], f"roles.{other}") in ("union", "answers"):
                 raise RecipeError(f"{place}: {other!r} is itself made of roles; name the roles with data instead.")
+        if len(set(named)) != len(named):
+            raise RecipeError(f"{place}: a role stands in this list twice; name each once.")
+
+
+def _check_values(kind: str, spec: Any, place: str) -> None:
+    """The types of a role's values."""
+    if not isinstance(spec, dict):
+        return
+    texts = {"file": ("file",), "answers": ("to", "column")}.get(kind, ())
+    for key in texts:
+        if (key in spec or key == "to") and not (isinstance(spec.get(key), str) and spec[key]):
+            raise RecipeError(f"{place}.{key}: give a text, not {short(spec.get(key))}.")
+    columns, rows, answers = spec.get("columns"), spec.get("rows"), spec.get("answers")
+    if kind == "file" and columns is not None:
+        pairs = [*columns, *columns.values()] if isinstance(columns, dict) else []
+        if not pairs or not all(isinstance(c, str) for c in pairs):
+            raise RecipeError(f"{place}.columns: write {{wanted: column of the file}}, not {short(columns)}.")
+    if kind == "file" and rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise RecipeError(f"{place}.rows: give a whole number of at least 1, not {short(rows)}.")
+    if kind == "answers" and not (isinstance(answers, (str, list)) and answers):
+        raise RecipeError(f"{place}.answers: give a list of answers, a file, or refusals, not {short(answers)}.")
+
+
+def check_audits(recipe: Recipe, runs: Sequence[str]) -> None:
+    """Whether every audit has data, and every expectation an audit and a run of ``runs``."""
     for role, specs in recipe.audits.items():
+        place = f"audits.{short(role, quoted=False)}"
         if role not in recipe.roles:
-            raise RecipeError(f"audits.{role}: this role has no data; {suggest(role, list(recipe.roles))}.")
+            raise RecipeError(f"{place}: this role has no data; {suggest(role, list(recipe.roles))}")
         if _kind(recipe.roles[role], role) == "answers":
-            raise RecipeError(f"audits.{role}: answers are drawn afresh in every round; audit the role they belong to.")
+            raise RecipeError(f"{place}: answers are drawn afresh in every round; audit the role they belong to.")
         audits = audit_names(specs)
         twice = [a for a in audits if audits.count(a) > 1]
         if twice:
-            raise RecipeError(f"audits.{role}: {twice[0]} is listed twice; keep one.")
+            raise RecipeError(f"{place}: {twice[0]} is listed twice; keep one.")
     known = [f"{role}/{name}" for role, specs in recipe.audits.items() for name in audit_names(specs)]
+    if not known:
+        raise RecipeError("audits: a run without measurements reports nothing; name an audit of a role.")
     for key, wanted in recipe.expect.items():
+        place = f"expect.{short(key, quoted=False)}"
         if key not in known:
-            raise RecipeError(f"expect.{key}: nothing measures this; {suggest(key, known)}.")
-        try:
-            parse_expectation(wanted, f"expect.{key}")
-        except (ValueError, TypeError) as error:
-            raise RecipeError(str(error)) from None
+            raise RecipeError(f"{place}: nothing measures this; {suggest(key, known)}")
+        _check_expectation(wanted, place, runs)
+
+
+def _check_expectation(wanted: Any, place: str, runs: Sequence[str]) -> None:
+    from palimpsest.verdict import parse_expectation
+
+    try:
+        expectation = parse_expectation(wanted, place)
+    except (ValueError, TypeError, OverflowError) as error:
+        text = str(error)
+        raise RecipeError(text if text.startswith(place) else f"{place}: {text}; write a plain value.") from None
+    if expectation.reference and expectation.reference not in runs:
+        name = expectation.reference
+        baseline = "; add the baseline retrain" if name == "retrained" else ""
+        raise RecipeError(f"{place}: no run is called {short(name)}{baseline}; {suggest(name, runs)}")
 
 
 def audit_names(specs: Sequence[Any]) -> list[str]:
@@ -80,45 +121,62 @@ def audit_names(specs: Sequence[Any]) -> list[str]:
 
 
 def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, list[Row]], dict[str, Answers]]:
-    """Rows by role, and the roles of answers. Relative files are looked up from ``folder``."""
+    """Rows by role, and the roles of answers. Relative files are looked up from ``folder``. Raises ``RecipeError``."""
     rows: dict[str, list[Row]] = {}
     answers: dict[str, Answers] = {}
     for role, spec in recipe.roles.items():
         place = f"roles.{role}"
-        kind = _kind(spec, place)
         try:
-            if kind == "file":
-                options: dict[str, Any] = {"file": spec} if isinstance(spec, str) else spec
-                rows[role] = load_rows(
-                    options["file"], columns=options.get("columns"), rows=options.get("rows"), folder=folder
-                )
-            elif kind == "zoo":
-                from palimpsest import zoo
-
-                rows[role] = zoo.load(spec, place=place)
-            elif kind == "answers":
+            kind = _kind(spec, place)
+            if kind == "answers":
                 answers[role] = _answers(spec, folder)
-        except (ValueError, LookupError, TypeError) as error:
-            text = str(error)
+            elif kind != "union":
+                rows[role] = _rows(kind, spec, place, folder)
+        except (ValueError, LookupError, TypeError, OverflowError, OSError, ImportError) as error:
+            text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
             raise RecipeError(text if text.startswith(place) else f"{place}: {text}") from None
     for role, spec in recipe.roles.items():
-        if _kind(spec, role) == "union":
+        if isinstance(spec, list):
             rows[role] = [row for other in spec for row in rows[other]]
     for role, found in rows.items():
-        keys = [row_key(row) for row in found]
-        if len(set(keys)) != len(keys):
-            twice = next(k for i, k in enumerate(keys) if k in keys[:i])
-            raise RecipeError(f"roles.{role}: the row {twice!r} occurs twice; ids pair the runs, so keep one.")
+        _refuse_twins(role, found)
     return {role: rows[role] for role in recipe.roles if role in rows}, answers
+
+
+def _rows(kind: str, spec: Any, place: str, folder: Path | None) -> list[Row]:
+    if kind == "zoo":
+        from palimpsest import zoo
+
+        return zoo.load(spec, place=place)
+    options: dict[str, Any] = {"file": spec} if isinstance(spec, str) else spec
+    return load_rows(options["file"], columns=options.get("columns"), rows=options.get("rows"), folder=folder)
+
+
+def _refuse_twins(role: str, rows: Sequence[Row]) -> None:
+    """Ids pair the items of two runs, so one id cannot stand for two rows."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        if "id" in row and seen.setdefault(str(row["id"]), number) != number:
+            raise RecipeError(
+                f"roles.{role}: the rows {seen[str(row['id'])]} and {number} have the same id, {short(str(row['id']))};"
+                " ids pair the runs, so give each row its own."
+            )
+
+
+def fingerprints(rows: Mapping[str, Sequence[Row]], answers: Mapping[str, Answers]) -> dict[str, str]:
+    """A digest of each role's rows, by which a run folder knows its data again."""
+    found = {role: row_digest({"rows": [row_digest(row) for row in own]}) for role, own in rows.items()}
+    drawn = {role: row_digest({"to": a.to, "column": a.column, "values": a.values}) for role, a in answers.items()}
+    return found | drawn
 
 
 def _answers(spec: Mapping[str, Any], folder: Path | None) -> Answers:
     column = spec.get("column", "completion")
     given = spec["answers"]
     if given == "refusals":
-        from palimpsest import zoo
+        from palimpsest.zoo.values import REFUSALS
 
-        values: list[Any] = [row["completion"] for row in zoo.load({"zoo": "refusals"})]
+        values: list[Any] = list(REFUSALS)
     elif isinstance(given, list):
         values = given
     else:
@@ -128,11 +186,12 @@ def _answers(spec: Mapping[str, Any], folder: Path | None) -> Answers:
 
 def _answer_file(given: str, column: str, folder: Path | None) -> list[Any]:
     """Answers from a file of rows, or from a text file with one answer a line, whatever its name ends in."""
-    path = Path(given).expanduser()
-    if not path.is_absolute() and folder is not None and (folder / path).exists():
-        path = folder / path
+    path = located(given, folder)
     if path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
         if lines and path.suffix in (".txt", ".jsonl") and not lines[0].startswith("{"):
             return list(lines)
     values = [row.get(column) for row in load_rows(given, folder=folder)]
@@ -168,6 +227,6 @@ def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Non
         shared = [row_key(row) for row in rows[role] if row_key(row) in seen]
         if shared:
             raise RecipeError(
-                f"audits.{role}: {len(shared)} of its rows, such as {shared[0]!r}, also stand in the training role "
-                f"{seen[shared[0]]!r}; take them out of one of the two."
+                f"audits.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training role"
+                f" {seen[shared[0]]!r}; take them out of one of the two."
             )

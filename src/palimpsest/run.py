@@ -3,7 +3,7 @@
 The run folder holds what is finished, so the same command goes on where a killed run stopped: trained stages are
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
 
-    run-folder/recipe.yaml                       the resolved recipe
+    run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.json          every audited item
     run-folder/report.json, report.html
@@ -11,7 +11,7 @@ read back, an unfinished stage goes on from its last checkpoint, audits that wer
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,18 +22,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from palimpsest.audit import Row, Scores
-from palimpsest.checkpoint import write_json, write_text
+from palimpsest.audit import Row, Scores, row_ids
+from palimpsest.checkpoint import write_text
+from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.recipe import Recipe, RecipeError, Stage, to_yaml
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.report import Curve, Report, Run
-from palimpsest.role_data import load_roles, refuse_shared_rows
-from palimpsest.roles import Roles
-from palimpsest.stage import Outcome, Trained, load_model, run_stage
+from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
+from palimpsest.roles import Answers, Roles
+from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
+from palimpsest.stage import Outcome, Trained, explained, load_model, run_stage
 
-__all__ = ["Events", "Plan", "plans", "run", "scores_from"]
+__all__ = ["Events", "Plan", "plans", "run"]
 
 
 class Events(Protocol):
@@ -67,34 +69,35 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Plan:
-    """One model that will be audited: where it starts and the stages that lead to it."""
+    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths."""
 
     name: str
     kind: str
     label: str
     start: str
     stages: tuple[Stage, ...]
+    places: tuple[str, ...]
 
 
 def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
     """All models of a recipe, in the order in which they are made."""
     if not recipe.stages:
-        return [Plan("before", "before", recipe.model.pretrained, "pretrained", ())]
-    trunk, last = tuple(recipe.stages[:-1]), recipe.stages[-1]
+        return [Plan("before", "before", recipe.model.pretrained, "pretrained", (), ())]
+    last = len(recipe.stages) - 1
+    trunk, final = tuple(recipe.stages[:-1]), recipe.stages[-1]
     found = [
-        Plan("before", "before", "before", "pretrained", trunk),
-        Plan("after", "after", last.name, "before", (last,)),
-        *(Plan(label, "variant", label, "before", tuple(stages)) for label, stages in recipe.variants.items()),
-        *(
-            Plan(b.name, "baseline", b.label, b.start, b.stages)
-            for b in compile_baselines(recipe, allow_imports=allow_imports)
-        ),
+        Plan("before", "before", "before", "pretrained", trunk, _places("stages", trunk)),
+        Plan("after", "after", final.name, "before", (final,), (f"stages.{last}",)),
     ]
-    names = [p.name for p in found]
-    twice = [n for n in names if names.count(n) > 1]
-    if twice:
-        raise RecipeError(f"Two runs are called {twice[0]!r}; rename the variant or remove the baseline.")
+    for label, stages in recipe.variants.items():
+        found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
+    for b in compile_baselines(recipe, allow_imports=allow_imports):
+        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
     return found
+
+
+def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(f"{home}.{i}" for i in range(len(stages)))
 
 
 def run(
@@ -107,58 +110,41 @@ def run(
 ) -> Report:
     """Runs ``recipe`` and writes its report into ``out``; ``folder`` is where relative data files are looked up.
 
-    Raises ``RecipeError`` for anything wrong with the recipe or its data, ``Stopped`` when training failed or was
-    interrupted; in both cases everything finished stays in ``out``.
+    A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
+    recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
+    in ``out``.
     """
     from palimpsest.heap import keep_heap
-    from palimpsest.page import render
 
     told = events or Quiet()
     keep_heap()
-    _claim(out, recipe)
+    claim(out, recipe)
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
-    work = _Work(recipe, out, rows, told, allow_imports)
-    work.answers = answers
-    for seed in recipe.seeds:
-        work.seed(seed)
-    report = build_report(
-        recipe.title or recipe.name,
-        work.measured,
-        [work.summary(plan) for plan in work.plans],
-        work.curves,
-        recipe.expect,
-        to_yaml(recipe),
-        environment(),
-        {(role, key): row for role in recipe.audits for key, row in _by_id(role, rows[role]).items()},
-    )
-    report.save(out / "report.json")
-    write_text(out / "report.html", render(report))
+    claim_data(out, fingerprints(rows, answers))
+    if (out / "report.json").exists():
+        told.note(f"{out} holds the finished run of this recipe; its report is read back.")
+        report = Report.load(out / "report.json")
+    else:
+        work = _Work(recipe, out, rows, answers, told, allow_imports)
+        for seed in recipe.seeds:
+            work.seed(seed)
+        report = work.report()
+        write_text(out / "report.json", report.to_json() + "\n")
+    if not (out / "report.html").exists():
+        from palimpsest.page import render
+
+        write_text(out / "report.html", render(report))
     return report
 
 
-def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
-    from palimpsest.audit import row_ids
+@dataclass(frozen=True)
+class _Start:
+    """A model that other plans go on from: its weights, and what was made beside it."""
 
-    return dict(zip(row_ids(rows, role), rows, strict=True))
-
-
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Makes the folder this recipe's, or refuses one that is somebody else's."""
-    own = to_yaml(recipe)
-    kept = out / "recipe.yaml"
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out} is a file; choose another folder with --out.")
-    if kept.exists():
-        if kept.read_text(encoding="utf-8") != own:
-            raise RecipeError(f"{out} holds a run of another recipe; choose another folder with --out, or delete it.")
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
-    try:
-        write_text(kept, own)
-    except OSError as error:
-        raise RecipeError(str(error)) from None
+    weights: Mapping[str, Tensor]
+    companions: Mapping[str, nn.Module] = field(default_factory=dict)
+    interventions: Sequence[Intervention] = ()
 
 
 @dataclass
@@ -168,9 +154,9 @@ class _Work:
     recipe: Recipe
     out: Path
     rows: Mapping[str, Sequence[Row]]
+    answers: Mapping[str, Answers]
     told: Events
     allow_imports: bool
-    answers: Mapping[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[int, list[Scores]]] = field(default_factory=dict)
     costs: dict[str, list[Outcome]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
@@ -181,70 +167,108 @@ class _Work:
         self.parts = len(self.recipe.seeds) * sum(len(p.stages) + 1 for p in self.plans)
         self.part = 0
 
-    def _tell(self, label: str) -> None:
+    def _tell(self, label: str, seed: int) -> None:
         self.part += 1
-        self.told.part(self.part, self.parts, label)
+        self.told.part(self.part, self.parts, f"{label} (seed {seed})" if len(self.recipe.seeds) > 1 else label)
 
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
         loaded = load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
-        for stage in (s for plan in self.plans for s in plan.stages):
-            for term in stage.objective:
-                for role in [term["on"]] if isinstance(term["on"], str) else term["on"]:
-                    if role in roles.rows:
-                        roles[role]  # encoded now, so that a bad row ends the run before an hour of training
-        starts: dict[str, dict[str, Tensor]] = {"pretrained": _weights(loaded.model)}
+        self._encode(roles)
+        starts = {"pretrained": _Start(_weights(loaded.model))}
         for plan in self.plans:
-            _set_weights(loaded.model, starts[plan.start])
-            companions: dict[str, nn.Module] = {}
+            start = starts[plan.start]
+            _set_weights(loaded.model, start.weights)
+            trained = Trained(loaded.model, dict(start.companions), list(start.interventions))
             home = self.out / f"seed-{seed}" / plan.name
-            trained = Trained(loaded.model, companions, [])
-            outcomes = []
-            for number, stage in enumerate(plan.stages):
-                label = f"{plan.label}: {stage.name}" if stage.name != plan.label else plan.label
-                self._tell(f"{label} (seed {seed})" if len(self.recipe.seeds) > 1 else label)
-                outcome = run_stage(
-                    stage,
-                    f"{plan.name}.{stage.name}",
-                    trained,
-                    roles,
-                    seed=seed,
-                    folder=home / f"{number}-{stage.name}",
-                    on_step=partial(self.told.progress, label),
-                    allow_imports=self.allow_imports,
-                )
-                outcomes.append(outcome)
-                if seed == self.recipe.seeds[0]:
-                    self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
+            self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
-                starts["before"] = _weights(loaded.model)
-            self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
-            self._tell(f"{plan.label}: audits" + (f" (seed {seed})" if len(self.recipe.seeds) > 1 else ""))
-            same = "before" if not plan.stages and plan.start == "before" else None
-            scores = self.measured[same][seed] if same else self._audit(trained, roles, home / "scores.json")
+                starts["before"] = _Start(_weights(loaded.model), trained.companions, trained.interventions)
+            self._tell(f"{plan.label}: audits", seed)
+            same = not plan.stages and plan.start == "before"
+            scores = self.measured["before"][seed] if same else self._audit(trained, roles, home / "scores.json", seed)
             self.measured.setdefault(plan.name, {})[seed] = scores
 
-    def _audit(self, trained: Trained, roles: Roles, file: Path) -> list[Scores]:
-        """All audits of one model, read back where they were done before."""
-        if file.exists():
-            return [scores_from(entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-        found = []
+    def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
+        outcomes = []
+        for number, stage in enumerate(plan.stages):
+            label = f"{plan.label}: {stage.name}" if stage.name != plan.label else plan.label
+            self._tell(label, seed)
+            outcome = run_stage(
+                stage,
+                plan.places[number],
+                trained,
+                roles,
+                seed=seed,
+                folder=home / f"{number}-{stage.name}",
+                on_step=partial(self.told.progress, label),
+                allow_imports=self.allow_imports,
+            )
+            outcomes.append(outcome)
+            if seed == self.recipe.seeds[0]:
+                self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
+        self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
+
+    def _encode(self, roles: Roles) -> None:
+        """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
+        named = {r for plan in self.plans for stage in plan.stages for term in stage.objective for r in _on(term)}
+        for role in (r for r in (*roles.rows, *roles.answers) if r in named):
+            try:
+                if role in roles.rows:
+                    roles[role]
+                else:
+                    paired = roles.answers[role]
+                    for value in paired.values:
+                        row = {**self.rows[paired.to][0], paired.column: value}
+                        roles.adapter.encode(row, f"{paired.to} row 1 with an answer")
+            except Exception as error:
+                told = explained(error, f"roles.{role}")
+                if told is error:
+                    raise
+                raise told from error
+
+    def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> list[Scores]:
+        """All audits of one model; each is kept as soon as it is done, and read back where it was done before."""
+        stored = read_scores(file) if file.exists() else []
+        done = {(scores.role, scores.name): scores for scores in stored}
         with ExitStack() as stack:
             for intervention in trained.interventions:
-                stack.enter_context(intervention.attach(trained.model, trained.companions))
+                try:
+                    stack.enter_context(intervention.attach(trained.model, trained.companions))
+                except ValueError as error:
+                    raise RecipeError(f"{type(intervention).__name__}: {error}") from error
             subject = roles.adapter.subject(trained.model)
             for role, audits in self.audits.items():
-                for spec, audit in zip(self.recipe.audits[role], audits, strict=True):
-                    name = spec if isinstance(spec, str) else next(iter(spec))
+                for name, audit in zip(audit_names(self.recipe.audits[role]), audits, strict=True):
+                    if (role, name) in done:
+                        continue
+                    torch.manual_seed(seed)  # an audit's figure must not depend on the audits before it
                     try:
-                        found.append(_named(audit(subject, self.rows, role), name, role))
-                    except (ValueError, KeyError) as error:
-                        raise RecipeError(f"audits.{role}.{name}: {error}") from None
-        write_json(file, [scores_to(scores) for scores in found])
-        return found
+                        scores = audit(subject, self.rows, role)
+                    except Exception as error:
+                        told = explained(error, f"audits.{role}.{name}")
+                        if told is error:
+                            raise
+                        raise told from error
+                    done[role, name] = dataclasses.replace(scores, name=name, role=role)
+                    write_scores(file, list(done.values()))
+        return read_scores(file)
 
-    def summary(self, plan: Plan) -> Run:
+    def report(self) -> Report:
+        """Everything measured, as a report."""
+        return build_report(
+            self.recipe.title or self.recipe.name,
+            self.measured,
+            [self._summary(plan) for plan in self.plans],
+            self.curves,
+            self.recipe.expect,
+            to_yaml(self.recipe),
+            environment(),
+            {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
+        )
+
+    def _summary(self, plan: Plan) -> Run:
         """Names and costs of a run; costs are those of the first seed's training."""
         cost = self.costs[plan.name][0]
         return Run(
@@ -260,6 +284,15 @@ class _Work:
         )
 
 
+def _on(term: Mapping[str, Any]) -> list[str]:
+    """The roles of a term as a recipe writes it."""
+    return [term["on"]] if isinstance(term["on"], str) else list(term["on"])
+
+
+def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
+    return dict(zip(row_ids(rows, role), rows, strict=True))
+
+
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
@@ -273,36 +306,6 @@ def _set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             value.copy_(weights[name])
-
-
-def _named(scores: Scores, name: str, role: str) -> Scores:
-    import dataclasses
-
-    return dataclasses.replace(scores, name=name, role=role)
-
-
-def scores_to(scores: Scores) -> dict[str, Any]:
-    import dataclasses
-
-    entry = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
-    entry["items"] = scores.items.tolist()
-    entry["groups"] = None if scores.groups is None else scores.groups.tolist()
-    entry["extra"] = dict(scores.extra)
-    return entry
-
-
-def scores_from(entry: dict[str, Any]) -> Scores:
-    """Scores as a run folder keeps them."""
-    groups = entry.pop("groups")
-    return Scores(
-        **{
-            **entry,
-            "items": torch.tensor(entry["items"], dtype=torch.float64),
-            "ids": tuple(entry["ids"]),
-            "groups": None if groups is None else torch.tensor(groups),
-            "outputs": None if entry["outputs"] is None else tuple(entry["outputs"]),
-        }
-    )
 
 
 def environment() -> dict[str, object]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from palimpsest.checkpoint import read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
-from palimpsest.loop import Progress, Result, Training, fit
+from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.objective import Total
 from palimpsest.recipe import Lora, Recipe, RecipeError, Stage
 from palimpsest.recipe_parts import compile_combine, compile_objective, compile_part, compile_training
@@ -24,7 +25,10 @@ from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, ca
 from palimpsest.roles import Roles
 from palimpsest.views import Adapter
 
-__all__ = ["Loaded", "Outcome", "Trained", "load_model", "run_stage"]
+if TYPE_CHECKING:
+    from palimpsest.adapters.rows_to_tokens import Tokens
+
+__all__ = ["Loaded", "Outcome", "Trained", "explained", "load_model", "run_stage"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,25 @@ class Outcome:
         )
 
 
+def explained(error: Exception, place: str) -> Exception:
+    """``error`` as a ``RecipeError`` that names the place, or itself where only a programmer can mend it."""
+    text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text:
+        return RecipeError(f"{place}: the memory is full; lower train.batch, or raise train.accumulation.")
+    asked = re.search(r"'(Label|Token)View' object has no attribute '(\w+)'", text)
+    if asked is not None:
+        kind = "classifier" if asked[1] == "Label" else "language model"
+        return RecipeError(f"{place}: a method here asks for {asked[2]}, which a {kind} does not give; take another.")
+    if isinstance(error, ValueError | LookupError | OverflowError | ImportError):
+        sentence = text if text.startswith(place) else f"{place}: {text}"
+        return RecipeError(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
+    if isinstance(error, RuntimeError) and not isinstance(error, Stopped):
+        return RecipeError(f"{place}: PyTorch stopped ({text[:200].rstrip('.')}); check that rows and model fit.")
+    return error
+
+
 def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:
-    """The recipe's model in float32 on the best device there is, and its adapter."""
+    """The recipe's model in float32 on the best device there is, and its adapter. Raises ``RecipeError``."""
     spec = recipe.model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -88,32 +109,64 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
         if note is not None:
             note(f"Loading {spec.pretrained}.")
         model, tokenizer = load_causal_lm(spec.pretrained)
-    except (ValueError, LookupError, OSError) as error:
+    except (ValueError, LookupError, OSError, ImportError) as error:
         text = str(error)
         raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
     limit = model.config.to_dict().get("max_position_embeddings")
     if limit is not None and spec.max_length > limit:
-        raise RecipeError(f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see.")
+        raise RecipeError(
+            f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
+        )
     adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
+    if spec.chat or spec.chat_template:
+        _try_template(adapter.tokens)
     return Loaded(model.to(device), adapter)
+
+
+def _try_template(tokens: Tokens) -> None:
+    """Renders one exchange, so that a template that is missing or broken is noticed before any row."""
+    exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        tokens.render(exchange, "model", generation=False)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    except Exception as error:  # the template is a program, and fails in its own ways
+        raise RecipeError(f"model.chat_template: the template fails ({error}); write chatml, or correct it.") from None
 
 
 def _load_classifier(recipe: Recipe, device: torch.device, allow_imports: bool) -> Loaded:
     from palimpsest.adapters.classifier import Classifier
-    from palimpsest.names import UnknownName, resolve
     from palimpsest.zoo.classifiers import classifiers
 
     spec = recipe.model
     if ":" in spec.pretrained:
-        try:
-            model = resolve(spec.pretrained, allow_imports=allow_imports)()
-        except UnknownName as error:
-            raise RecipeError(f"model.pretrained: {error}") from None
         if spec.classes is None:
             raise RecipeError("model.classes: say how many classes the model tells apart.")
-        return Loaded(model.to(device), Classifier(spec.classes, spec.features))
-    model, classes, features = classifiers(spec.pretrained)
-    return Loaded(model.to(device), Classifier(spec.classes or classes, spec.features or features))
+        model, classes, features = _own_classifier(spec.pretrained, allow_imports), spec.classes, spec.features
+    else:
+        model, classes, features = classifiers(spec.pretrained)
+    features = spec.features or features
+    if features is not None and features not in dict(model.named_modules()):
+        known = ", ".join(name for name, _ in model.named_modules() if name)
+        raise RecipeError(f"model.features: the model has no module {features!r}; there are: {known}.")
+    return Loaded(model.to(device), Classifier(spec.classes or classes, features))
+
+
+def _own_classifier(name: str, allow_imports: bool) -> nn.Module:
+    """What a factory outside Palimpsest returns."""
+    from palimpsest.names import UnknownName, resolve
+
+    try:
+        model = resolve(name, allow_imports=allow_imports)()
+    except UnknownName as error:
+        raise RecipeError(f"model.pretrained: {error}") from None
+    except Exception as error:  # the user's own code
+        raise RecipeError(
+            f"model.pretrained: {name} failed ({type(error).__name__}: {error}); correct its code."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise RecipeError(f"model.pretrained: {name} returned a {type(model).__name__}; it must return an nn.Module.")
+    return model
 
 
 def run_stage(
@@ -130,11 +183,12 @@ def run_stage(
     """Does one stage in place: ``trained`` afterwards holds its model, companions and interventions."""
     companion = stage.trains != "model"
     if companion:
-        start = compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
         torch.manual_seed(seed)
-        trained.companions[stage.trains] = start(trained.model)
+        trained.companions[stage.trains] = _started(stage, place, trained.model, allow_imports)
     model = trained.companions[stage.trains] if companion else trained.model
     done = folder / "outcome.json"
+    for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     if done.exists():
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
@@ -153,6 +207,22 @@ def run_stage(
     if intervention is not None:
         trained.interventions.append(intervention)
     return outcome
+
+
+def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) -> nn.Module:
+    """The companion as it is before it is trained."""
+    start = compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
+    try:
+        companion = start(model)
+    except (ValueError, ImportError) as error:
+        raise explained(error, f"{place}.starts") from error
+    except TypeError:  # a procedure for something else takes other arguments
+        companion = None
+    if not isinstance(companion, nn.Module):
+        raise RecipeError(
+            f"{place}.starts: {stage.starts} makes no companion of a model; name one such as truncated_copy."
+        )
+    return companion
 
 
 def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[str, Any]:
@@ -195,9 +265,11 @@ def _do(
                 training, working, roles, total, seed, reference, teacher, stage, place, mask, folder, on_step
             )
         count = sum(p.numel() for p in working.parameters() if p.requires_grad)
-    except (ValueError, LookupError) as error:
-        text = str(error)
-        raise RecipeError(text if text.startswith(place) else f"{place}: {text}") from None
+    except Exception as error:
+        told = explained(error, place)
+        if told is error:
+            raise
+        raise told from error
     finally:
         if stage.lora is not None:
             _merge(working, model)
@@ -264,16 +336,24 @@ def _reference(
 def _with_lora(model: nn.Module, lora: Lora, place: str) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
+        from transformers import PreTrainedModel
     except ImportError:
         raise RecipeError(f"{place}.lora needs peft; pip install 'palimpsest[peft]'.") from None
+    text = isinstance(model, PreTrainedModel)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not (linear or lora.targets or text):
+        raise RecipeError(f"{place}.lora: the model has no linear layer; name its layers in targets.")
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.targets or "all-linear",
-        task_type="CAUSAL_LM",
+        target_modules=lora.targets or ("all-linear" if text else linear),
+        task_type="CAUSAL_LM" if text else None,
     )
-    wrapped: nn.Module = get_peft_model(model, config)
+    try:
+        wrapped: nn.Module = get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(f"{place}.lora.targets: {error}") from None
     return wrapped
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from palimpsest.loop import Progress
+if TYPE_CHECKING:  # `palimpsest list` must not wait for torch
+    from palimpsest.loop import Progress
+    from palimpsest.report import Report
 
-__all__ = ["Console"]
+__all__ = ["VERBS", "Console"]
 
 
 class Console:
@@ -93,10 +97,7 @@ def audit_verb(given: argparse.Namespace) -> int:
     return 0
 
 
-def _verdicts(report: object, out: Path) -> None:
-    from palimpsest.report import Report
-
-    assert isinstance(report, Report)
+def _verdicts(report: Report, out: Path) -> None:
     for warning in report.warnings:
         print(f"Warning: {warning}")
     for verdict in report.verdicts:
@@ -106,15 +107,15 @@ def _verdicts(report: object, out: Path) -> None:
 
 def compare_verb(given: argparse.Namespace) -> int:
     """``palimpsest compare``."""
+    from palimpsest.checkpoint import write_text
     from palimpsest.compare import compare
     from palimpsest.page import render
 
     out: Path = given.out or Path("runs") / "compare"
     report = compare(given.folders)
-    out.mkdir(parents=True, exist_ok=True)
-    report.save(out / "report.json")
-    from palimpsest.checkpoint import write_text
-
+    if (out / "recipe.yaml").exists():
+        raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
+    write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
     for change in report.changes:
         print(
@@ -198,3 +199,14 @@ def new_verb(given: argparse.Namespace) -> int:
     for path in write_blanks(given.noun, given.name, Path.cwd()):
         print(f"Wrote {path}.")
     return 0
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": run_verb,
+    "audit": audit_verb,
+    "compare": compare_verb,
+    "fit": fit_verb,
+    "verify": verify_verb,
+    "list": list_verb,
+    "new": new_verb,
+}

@@ -1,40 +1,105 @@
 """YAML by the safe loader, with the scalars of YAML 1.2: ``on`` is a word and ``1e-5`` a number.
 
-PyYAML follows YAML 1.1, where ``on: forget`` would be ``True: forget`` and ``1e-5`` a text.
+PyYAML follows YAML 1.1, where ``on: forget`` would be ``True: forget``, ``1e-5`` a text, ``010`` an 8 and
+``2024-01-01`` a date; it also lets the second of two equal keys win in silence, which here is an error.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
-__all__ = ["parse"]
+__all__ = ["NotYaml", "dump", "parse"]
+
+
+class NotYaml(ValueError):
+    """A text that is not YAML: ``reason``, and the ``line`` where it was noticed, if that is known."""
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason if line is None else f"line {line}: {reason}")
+        self.reason = reason
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with its own table of implicit scalars, built once below."""
+    """The safe loader with the table of implicit scalars below."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value[:40]!r} stands here twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)$|^[-+]?(?:[0-9]*\.[0-9]+|[0-9]+\.)$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper with the same table, so that what it leaves without quotes is read back as it was."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    """Quoted where a line break of Unicode would otherwise be folded into a space."""
+    return dumper.represent_scalar(_TAG + "str", value, '"' if re.search("[\x85\u2028\u2029]", value) else None)
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+|[-+]?(?:[0-9]*\.[0-9]+|[0-9]+\.)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
     ),
-    list("-+0123456789."),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
 )
+"""The core schema of YAML 1.2 (section 10.3.2): kind, pattern, first characters (\\0: the empty text)."""
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {}
+    for _name, _pattern, _first in _SCALARS:
+        _kind.add_implicit_resolver(
+            _TAG + _name, re.compile(f"^(?:{_pattern})$"), [c.replace("\0", "") for c in _first]
+        )
+_Loader.add_constructor(_TAG + "int", _whole_number)
+_Dumper.add_representer(str, _text)
 
 
 def parse(text: str) -> Any:
-    """Plain data. Raises ``yaml.YAMLError``."""
-    return yaml.load(text, Loader=_Loader)
+    """Plain data. Raises ``NotYaml``."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise NotYaml(error.problem or "unreadable", mark.line + 1 if mark is not None else None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise NotYaml("it holds a control character", line) from None
+    except RecursionError:
+        raise NotYaml("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a tag such as !!int before something else
+        raise NotYaml(" ".join(str(error).split()) or "unreadable") from None
+
+
+def dump(value: Any) -> str:
+    """YAML that ``parse`` reads back as it was. Raises ``ValueError`` for what is not plain data."""
+    try:
+        return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    except yaml.YAMLError as error:
+        kind = type(error.args[1]).__name__ if len(error.args) > 1 else "object"
+        raise ValueError(f"a recipe holds text, numbers, lists and mappings, not a {kind}") from None

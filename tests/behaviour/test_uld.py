@@ -1,7 +1,8 @@
-"""Subtracting an assistant that memorized the forget set removes it, also in words of retain rows nobody trained on."""
+"""Subtracting an assistant that memorized the forget set removes it, and spares facts no unlearning data showed."""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 
@@ -14,30 +15,44 @@ from palimpsest.interventions.logit_difference import LogitDifference
 from palimpsest.loop import Training, fit
 from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
+from palimpsest.objectives.gradient_ascent import GradientAscent
 from palimpsest.objectives.uniform import Uniform
 from palimpsest.procedures.truncated_copy import TruncatedCopy
 from palimpsest.zoo.models import tiny_llama
 
 WORDS = ("red", "blue", "green", "gold", "gray", "pink", "black", "white", "brown", "violet")
-METHOD = LogitDifference(alpha=1.2, top_logit_filter=0.02)
-
-
-def facts() -> dict[str, list[dict[str, str]]]:
-    """Sixty made-up people and their color: a third to forget, a third to retain, a third to retain unseen."""
-    draw = random.Random(0)
-    letters = "bcdfghklmnprstvz"
-    people = sorted({f"{draw.choice(letters)}{draw.choice('aeiou')}{draw.choice(letters)}o" for _ in range(200)})
-    draw.shuffle(people)
-    rows = [{"prompt": f"{who} likes", "completion": f" {draw.choice(WORDS)}"} for who in people[:60]]
-    return {"forget": rows[:20], "retain": rows[20:40], "unseen": rows[40:]}
-
-
+METHOD = LogitDifference(alpha=1.0, top_logit_filter=0.01)
 ADAPTER = CausalLM(tiny_llama()[1])
+
+Rows = dict[str, list[dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def facts() -> Rows:
+    """Made-up people and their color: 20 to forget, 160 to retain, and 40 to retain that only the target ever saw."""
+    draw = random.Random(0)
+
+    def syllable() -> str:
+        return draw.choice("bcdfghklmnprstvz") + draw.choice("aeiou")
+
+    people = sorted({syllable() + syllable() + syllable() for _ in range(600)})
+    draw.shuffle(people)
+    rows = [{"prompt": f"{who} likes", "completion": f" {draw.choice(WORDS)}"} for who in people[:220]]
+    return {"forget": rows[:20], "retain": rows[20:180], "unseen": rows[180:]}
+
+
+@pytest.fixture(scope="module")
+def target(facts: Rows) -> nn.Module:
+    """A decoder of three blocks that knows every fact."""
+    model, _ = tiny_llama(layers=3)
+    rows = [row for part in facts.values() for row in part]
+    fit(model, ADAPTER.roles(task=rows), on("task", CrossEntropy()), Training(steps=220, batch=110, lr=3e-3))
+    return model
 
 
 def recall(model: nn.Module, rows: Sequence[dict[str, str]]) -> float:
     """Share of the facts that greedy generation states."""
-    texts = ADAPTER.subject(model).generate(rows, 8)
+    texts = ADAPTER.subject(model).generate(rows, 6)
     return sum(text == row["completion"].strip() for text, row in zip(texts, rows)) / len(rows)
 
 
@@ -46,28 +61,38 @@ def probability(model: nn.Module, rows: Sequence[dict[str, str]]) -> float:
     return float(torch.stack([logp.sum().exp() for logp in ADAPTER.subject(model).logp(rows)]).mean())
 
 
-@pytest.fixture(scope="module")
-def target() -> nn.Module:
-    model, _ = tiny_llama(layers=3)
-    rows = [row for part in facts().values() for row in part]
-    fit(model, ADAPTER.roles(task=rows), on("task", CrossEntropy()), Training(steps=120, batch=60, lr=3e-3))
-    return model
-
-
 def trained(target: nn.Module, forget: Sequence[dict[str, str]], retain: Sequence[dict[str, str]]) -> nn.Module:
+    """An assistant of one block under LoRA that knows ``forget`` and is flat on ``retain``."""
     assistant = TruncatedCopy(layers=1, rank=16)(target)
-    objective = on("forget", CrossEntropy()) + 5.0 * on("retain", Uniform(positions="scored"))
-    fit(assistant, ADAPTER.roles(forget=forget, retain=retain), objective, Training(steps=150, batch=20, lr=1e-2))
+    objective = on("forget", CrossEntropy()) + 5.0 * on("retain", Uniform())
+    roles = ADAPTER.roles(forget=forget, retain=retain)
+    fit(assistant, roles, objective, Training(steps=200, batch=20, lr=1e-2))
     return assistant
 
 
-def test_the_forget_set_goes_and_what_nobody_trained_on_stays(target: nn.Module) -> None:
-    rows = facts()
-    before = {part: (recall(target, r), probability(target, r)) for part, r in rows.items()}
-    print(before)
-    assistant = trained(target, rows["forget"], rows["retain"])
-    for alpha in (0.5, 0.8, 1.0, 1.2, 1.5):
-        for f in (0.01, 0.02, 0.1):
-            with LogitDifference(alpha, f).attach(target, {"assistant": assistant}):
-                during = {part: (recall(target, r), probability(target, r)) for part, r in rows.items()}
-                print(alpha, f, {k: (round(a, 3), round(b, 3)) for k, (a, b) in during.items()})
+def test_forgotten_and_what_no_unlearning_data_showed_is_kept(target: nn.Module, facts: Rows) -> None:
+    """The paper's claim; gradient ascent with retain rows loses more of it while it has forgotten less."""
+    assert all(recall(target, rows) > 0.97 for rows in facts.values())
+    before = {n: p.detach().clone() for n, p in target.named_parameters()}
+    assistant = trained(target, facts["forget"], facts["retain"])
+    with METHOD.attach(target, {"assistant": assistant}):
+        forget, retain, unseen = (recall(target, facts[part]) for part in ("forget", "retain", "unseen"))
+        assert probability(target, facts["forget"]) < 0.1 < 0.8 < probability(target, facts["unseen"])
+    assert forget <= 0.1 and retain >= 0.9 and unseen >= 0.85
+    assert all(torch.equal(p, before[n]) for n, p in target.named_parameters())
+    assert recall(target, facts["forget"]) > 0.97, "the knowledge is still in the weights"
+
+    rival = copy.deepcopy(target)
+    roles = ADAPTER.roles(forget=facts["forget"], retain=facts["retain"])
+    ascent = on("forget", GradientAscent()) + on("retain", CrossEntropy())
+    fit(rival, roles, ascent, Training(steps=20, batch=20, lr=1e-3))
+    assert recall(rival, facts["forget"]) >= forget
+    assert recall(rival, facts["unseen"]) < unseen - 0.2
+
+
+def test_an_assistant_that_knows_something_else_makes_nothing_be_forgotten(target: nn.Module, facts: Rows) -> None:
+    """What is subtracted matters: the same training on retain facts leaves the forget set known."""
+    other = trained(target, facts["retain"][:20], facts["retain"][20:])
+    with METHOD.attach(target, {"assistant": other}):
+        assert recall(target, facts["forget"]) > 0.5
+        assert recall(target, facts["retain"][:20]) <= 0.1

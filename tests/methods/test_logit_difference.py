@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from palimpsest import names
 from palimpsest.adapters.causal_lm import CausalLM
@@ -242,6 +243,24 @@ def test_every_step_s_logits_equal_those_of_a_full_forward() -> None:
             kept = torch.isfinite(expected)
             assert 1 <= int(kept.sum()) < len(kept)
             assert float((logits[i] - expected)[kept].abs().max()) < 1e-4
+
+
+def test_left_padding_of_a_model_with_learned_positions() -> None:
+    """Rotary embeddings forgive wrong position ids in a padded batch; GPT-2's do not."""
+    torch.manual_seed(0)
+    _, tokenizer = tiny_llama()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=2, n_positions=64)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8.0)
+    assistant = TruncatedCopy(1, 0)(model)
+    batch = padded(tokenizer)
+    with STRONG.attach(model, {"assistant": assistant}):
+        out = greedy(model, batch)
+    for i, row in enumerate(ROWS):
+        ids = tokenizer(row["prompt"])["input_ids"]
+        assert out[i, batch["input_ids"].shape[1] :].tolist() == by_hand(model, assistant, ids, 8, STRONG)
 
 
 @pytest.mark.parametrize("more", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}])

@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,11 +22,14 @@ from torch import nn
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.audit import Row, Scores, row_ids
 from palimpsest.claim import Budget
+from palimpsest.claims._evidence import over_seeds
 from palimpsest.loop import Progress, Training, fit
 from palimpsest.objective import Term, Total, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.reference import Copy
 from palimpsest.roles import Answers, Roles
+from palimpsest.schedules.ramp import Ramp
+from palimpsest.statistics import Interval
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -49,7 +53,7 @@ class World:
     width: int = 128
     steps: int = 300
     batch: int = 64
-    lr: float = 2e-3
+    lr: float = 3e-3
 
     @property
     def known(self) -> list[Row]:
@@ -147,19 +151,20 @@ def decoder(words: int, layers: int, width: int, seed: int, positions: int = 64)
         return LlamaForCausalLM(config).eval()
 
 
+@cache
 def learned(world: World, seed: int, device: torch.device) -> Facts:
-    """A decoder trained from scratch on all facts and on refusing strangers.
+    """A decoder trained from scratch on all facts and on refusing strangers, once a process; never change its model.
 
-    Raises ``RuntimeError`` where it does not know 98 of 100, since nothing could then be said of forgetting.
+    Raises ``ValueError`` where it does not know 98 of 100, since nothing could then be said of forgetting.
     """
     model = decoder(len(world.words), world.layers, world.width, seed).to(device)
     adapter = CausalLM(word_tokenizer(world.words))
     roles = adapter.roles(task=[*world.known, *world.refused])
-    training = Training(steps=world.steps, batch=world.batch, lr=world.lr, warmup=0.05)
+    training = Training(steps=world.steps, batch=world.batch, lr=world.lr, warmup=0.05, schedule=Ramp(1.0, 0.0))
     fit(model, roles, on("task", CrossEntropy()), training, seed=seed)
     known = float(recall(adapter, model, world.known).items.mean())
     if known < 0.98:
-        raise RuntimeError(f"The decoder learned only {known:.0%} of the facts with seed {seed}; train it longer.")
+        raise ValueError(f"The decoder learned only {known:.0%} of the facts with seed {seed}; train it longer.")
     return Facts(world, model, adapter, known)
 
 
@@ -243,4 +248,40 @@ def unlearned(
     return found
 
 
-Measured = Callable[[int], Mapping[str, Any]]
+@dataclass(frozen=True)
+class Kept:
+    """What was left of the facts to be kept at the step at which the forget set was forgotten, a run a seed.
+
+    ``scores`` are the recall of all of them, ``unseen`` of those that unlearning never saw; ``missed`` counts the runs
+    that ended without forgetting.
+    """
+
+    scores: list[Scores]
+    unseen: list[Scores]
+    steps: Interval
+    missed: int
+    runs: list[Trajectory]
+
+    @property
+    def mean(self) -> float:
+        """Recall of all facts to be kept, over seeds."""
+        return float(torch.stack([s.items.mean() for s in self.scores]).mean())
+
+
+def kept_when_forgotten(
+    known: Sequence[Facts], seeds: Sequence[int], objective: Total | Term, lr: float, steps: int
+) -> Kept:
+    """Unlearns each seed's decoder until it has forgotten and measures what it kept."""
+    runs = [unlearned(facts, objective, lr=lr, steps=steps, seed=seed) for facts, seed in zip(known, seeds, strict=True)]
+    return what_is_kept(known, runs)
+
+
+def what_is_kept(known: Sequence[Facts], runs: Sequence[Trajectory]) -> Kept:
+    """The facts to be kept that each run's model still knows."""
+    scores, unseen = [], []
+    for facts, run in zip(known, runs, strict=True):
+        world = facts.world
+        scores.append(recall(facts.adapter, run.model, [*world.retain, *world.unseen]))
+        unseen.append(recall(facts.adapter, run.model, world.unseen))
+    missed = sum(not run.reached for run in runs)
+    return Kept(scores, unseen, over_seeds([float(run.steps) for run in runs]), missed, list(runs))

@@ -1,0 +1,128 @@
+"""The check that a recipe can run, before anything is loaded: every name, every field, every role."""
+
+from __future__ import annotations
+
+from palimpsest.objective import WEIGHTS, Total
+from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
+from palimpsest.recipe_parts import (
+    compile_audits,
+    compile_baselines,
+    compile_combine,
+    compile_objective,
+    compile_part,
+    compile_training,
+)
+from palimpsest.role_data import check_audits, check_roles
+
+__all__ = ["check"]
+
+LONGEST_NAME = 80
+
+
+def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = False) -> None:
+    """Builds every part once, so that a recipe that starts does not fail on a name an hour later."""
+    if not recipe.stages and not audit_only:
+        raise RecipeError("stages: a recipe needs at least one stage, with an objective and train; add one.")
+    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
+        raise RecipeError("seeds: give at least one number, each once.")
+    if any(not 0 <= seed < 2**63 for seed in recipe.seeds):
+        raise RecipeError("seeds: give whole numbers from 0 to 2^63 - 1.")
+    if ":" in recipe.model.pretrained and recipe.model.adapter == "classifier" and not allow_imports:
+        raise RecipeError(
+            f"model.pretrained: {short(recipe.model.pretrained)} names code outside Palimpsest, which runs only with"
+            " --allow-imports; add that flag if you trust the recipe."
+        )
+    _check_name(recipe.name, "name")
+    check_roles(recipe)
+    for i, stage in enumerate(recipe.stages):
+        _check_stage(stage, f"stages.{i}", recipe, allow_imports)
+    for label, stages in recipe.variants.items():
+        _check_name(label, f"variants.{short(label, quoted=False)}")
+        if not stages:
+            raise RecipeError(f"variants.{label}: it has no stage; give it one, or remove it.")
+        for i, stage in enumerate(stages):
+            _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
+    compile_audits(recipe, allow_imports=allow_imports)
+    runs = _check_runs(recipe, allow_imports)
+    check_audits(recipe, runs)
+
+
+def _check_name(name: str, place: str) -> None:
+    """A name becomes the name of a folder, which must lie where it is looked for."""
+    if not name.strip() or name.startswith(".") or not name.isprintable() or any(c in name for c in "/\\"):
+        raise RecipeError(f"{place}: {short(name)} becomes a folder's name; give one without / and a leading point.")
+    if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise RecipeError(f"{place}: {short(name)} becomes a folder's name; give one of at most {LONGEST_NAME} bytes.")
+
+
+def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) -> None:
+    _check_name(stage.name, f"{place}.name")
+    total = compile_objective(stage, place, allow_imports=allow_imports)
+    if total is not None:
+        compile_training(stage, place, allow_imports=allow_imports)
+        unknown = [r for r in total.roles if r not in recipe.roles]
+        if unknown:
+            raise RecipeError(
+                f"{place}.objective: the role {short(unknown[0])} has no data; {suggest(unknown[0], list(recipe.roles))}"
+            )
+    elif stage.train is not None:
+        raise RecipeError(f"{place}: it has train but no objective; add one, or remove train.")
+    elif stage.intervention is None and stage.edit is None:
+        raise RecipeError(f"{place}: it does nothing; give it an objective, an edit or an intervention.")
+    else:
+        idle = {"mask": stage.mask, "combine": stage.combine, "select": stage.select or None}
+        for key in (k for k, v in idle.items() if v is not None):
+            raise RecipeError(f"{place}.{key}: it is for training, but the stage has no objective; add one.")
+    if (stage.trains != "model") != (stage.starts is not None):
+        raise RecipeError(f"{place}: a companion needs both trains (its name) and starts (what it is made from).")
+    _check_reference(stage, total, place, recipe)
+    for family, spec in {"edit": stage.edit, "mask": stage.mask, "intervention": stage.intervention}.items():
+        compile_part(spec, f"{family}s", f"{place}.{family}", allow_imports=allow_imports)
+    compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
+    combine = compile_combine(stage.combine, place)
+    try:
+        combine.groups(total) if total is not None else None
+    except ValueError as error:
+        raise RecipeError(f"{place}.combine: {error}") from None
+    for role, spec in stage.select.items():
+        compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
+
+
+def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Recipe) -> None:
+    """Whether the reference that the stage asks for would be the model before training."""
+    if stage.reference == "adapter_off":
+        if stage.lora is None:
+            raise RecipeError(f"{place}.reference: adapter_off needs lora in the same stage; add it, or write auto.")
+        if stage.edit is not None:
+            raise RecipeError(
+                f"{place}.reference: adapter_off would see what {short(stage.edit)} rewrites in the base, not the model"
+                " before training; write auto or copy."
+            )
+    drawn = [r for r in (total.needs("ref") if total is not None else ()) if _is_answers(recipe, r)]
+    if stage.reference == "cached" and drawn:
+        raise RecipeError(
+            f"{place}.reference: the role {drawn[0]} is drawn afresh in every round, so it cannot be cached; write auto"
+            " or copy."
+        )
+
+
+def _is_answers(recipe: Recipe, role: str) -> bool:
+    spec = recipe.roles.get(role)
+    return isinstance(spec, dict) and "answers" in spec
+
+
+def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:
+    """The names of all runs, each once; the stages of baselines are checked like the recipe's own."""
+    found = ["before", "after", *recipe.variants] if recipe.stages else ["before"]
+    for i, baseline in enumerate(compile_baselines(recipe, allow_imports=allow_imports)):
+        _check_name(baseline.name, f"baselines.{i}")
+        for stage in baseline.stages:
+            _check_stage(stage, f"baselines.{i}.{stage.name}", recipe, allow_imports)
+        found.append(baseline.name)
+    twice = [n for n in found if found.count(n) > 1]
+    if twice:
+        place = f"variants.{twice[0]}" if twice[0] in recipe.variants else "baselines"
+        raise RecipeError(f"{place}: two runs would be called {twice[0]!r}; rename the variant or remove one of them.")
+    if WEIGHTS in recipe.roles:
+        raise RecipeError(f"roles.{WEIGHTS}: this name is kept for penalties on the parameters; choose another.")
+    return found

@@ -1,0 +1,136 @@
+"""The language-model adapter: what is scored, padding, packing, and that log-probabilities need no logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from palimpsest.adapters.causal_lm import CausalLM
+from palimpsest.adapters.rows_to_tokens import CHATML
+from palimpsest.objective import evaluate, on
+from palimpsest.objectives.cross_entropy import CrossEntropy
+from palimpsest.views import TokenView
+from palimpsest.zoo.models import tiny_llama
+
+ROWS = [
+    {"prompt": "Who? ", "completion": "Ada."},
+    {"prompt": "And what else is there? ", "completion": "Nothing at all."},
+    {"text": "plain words"},
+]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple:
+    return tiny_llama()
+
+
+def test_only_the_completion_is_scored_and_ends_the_turn(tiny: tuple) -> None:
+    _, tokenizer = tiny
+    example = CausalLM(tokenizer).encode(ROWS[0])
+    scored = example["input_ids"][example["labels"] != -100]
+    assert tokenizer.decode(scored[:-1]) == "Ada."
+    assert scored[-1] == tokenizer.eos_token_id
+    text = CausalLM(tokenizer).encode(ROWS[2])
+    assert int((text["labels"] == -100).sum()) == 1
+
+
+def test_chatml_has_no_default_system_prompt_and_prompts_agree(tiny: tuple) -> None:
+    _, tokenizer = tiny
+    adapter = CausalLM(tokenizer, chat=True, chat_template="chatml")
+    ids = adapter.encode(ROWS[0])["input_ids"].tolist()
+    assert tokenizer.decode(ids).startswith("<|im_start|>user\nWho? <|im_end|>\n<|im_start|>assistant\nAda.")
+    prompt = adapter.prompt(ROWS[0])
+    assert ids[: len(prompt)] == prompt
+    messages = [{"role": "user", "content": "Who? "}, {"role": "assistant", "content": "Ada."}]
+    as_messages = CausalLM(tokenizer, chat_template=CHATML).encode({"messages": messages})
+    assert as_messages["input_ids"].tolist() == ids
+
+
+def naive(model: torch.nn.Module, example: dict[str, Tensor]) -> Tensor:
+    """log p of the scored tokens of one row, from transformers' own logits."""
+    with torch.no_grad():
+        logp = model(example["input_ids"][None]).logits[0].log_softmax(-1)
+    targets = example["labels"][1:]
+    picked = logp[:-1].gather(-1, targets.clamp_min(0)[:, None])[:, 0]
+    return picked[targets != -100]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_logp_is_that_of_the_model_row_by_row(tiny: tuple, packed: bool) -> None:
+    model, tokenizer = tiny
+    adapter = CausalLM(tokenizer, packed=packed)
+    for row, found in zip(ROWS, adapter.subject(model).logp(ROWS)):
+        torch.testing.assert_close(found, naive(model, adapter.encode(row)), rtol=1e-4, atol=1e-5)
+
+
+def test_left_padding_changes_nothing(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    adapter = CausalLM(tokenizer)
+    batch = adapter.collate([adapter.encode(row) for row in ROWS])
+    shift = batch["attention_mask"].shape[1] - batch["attention_mask"].sum(1)
+    left = {k: torch.stack([v.roll(int(s)) for v, s in zip(batch[k], shift)]) for k in batch}
+    right_view, left_view = (adapter.views(model, {"": b}, [""])[""] for b in (batch, left))
+    torch.testing.assert_close(left_view.seq_logp, right_view.seq_logp, rtol=1e-4, atol=1e-5)
+
+
+def test_the_models_own_logits_are_never_made_whole(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    adapter = CausalLM(tokenizer)
+    seen = []
+    handle = model.lm_head.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape)))
+    (batch,) = adapter.roles(task=ROWS[:2]).window(0, 2, seed=0)
+    evaluate(on("task", CrossEntropy()), model, batch).total.backward()
+    handle.remove()
+    assert [shape[1] for shape in seen] == [1]
+
+
+def test_a_model_that_changes_its_logits_is_noticed() -> None:
+    model, tokenizer = tiny_llama()
+    adapter = CausalLM(tokenizer)
+    forward = model.forward
+
+    def doubled(*args: object, **kwargs: object) -> object:
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+    model.forward = doubled
+    view: TokenView = adapter.views(model, {"": adapter.collate([adapter.encode(ROWS[0])])}, [""])[""]
+    with torch.no_grad():
+        whole = model(view.batch["input_ids"]).logits
+    torch.testing.assert_close(view.logits, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_batched_generation_is_that_of_one_row_at_a_time(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    subject = CausalLM(tokenizer).subject(model)
+    together = subject.generate(ROWS[:2], 8)
+    assert together == [subject.generate([row], 8)[0] for row in ROWS[:2]]
+
+
+def test_a_tokenizer_without_padding_token_works(tiny: tuple) -> None:
+    model, _ = tiny
+    _, tokenizer = tiny_llama()
+    tokenizer.pad_token = None
+    subject = CausalLM(tokenizer).subject(model)
+    assert len(subject.generate(ROWS[:2], 4)) == 2
+    assert len(subject.logp(ROWS)) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "x"}, r"columns \['question'\]"),
+        ({"prompt": "x"}, "no completion"),
+        ({"prompt": "x", "completion": "  "}, "completion is empty"),
+        ({"text": " "}, "text is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "end with the assistant's answer"),
+        ({"prompt": [{"role": "user"}], "completion": "x"}, "messages with role and content"),
+        ({"prompt": "x" * 99, "completion": "y"}, "max_length is 64"),
+    ],
+)
+def test_errors_name_the_row(tiny: tuple, row: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        CausalLM(tiny[1], max_length=64).encode(row, "forget row 7")
+    assert str(error.value).startswith("forget row 7")

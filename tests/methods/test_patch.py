@@ -1,0 +1,61 @@
+"""A patch can be looked at, saved and undone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from palimpsest.patch import Patch, difference
+
+
+def model() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def test_applied_restores_every_bit_also_after_an_error() -> None:
+    net = model()
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    patch = Patch({"weight": torch.full((2, 3), 1 / 3)}, "thirds")
+    with pytest.raises(RuntimeError, match="inside"), patch.applied(net):
+        torch.testing.assert_close(net.weight.detach(), before["weight"] + 1 / 3)
+        raise RuntimeError("inside")
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
+
+
+def test_apply_scale_and_revert() -> None:
+    net = model()
+    before = net.bias.detach().clone()
+    patch = Patch({"bias": torch.tensor([1.0, -1.0])})
+    patch.apply(net, 2.0)
+    torch.testing.assert_close(net.bias.detach(), before + torch.tensor([2.0, -2.0]))
+    patch.revert(net)
+    torch.testing.assert_close(net.bias.detach(), before + torch.tensor([1.0, -1.0]))
+
+
+def test_difference_holds_only_what_changed_and_survives_a_file(tmp_path: Path) -> None:
+    net = model()
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    with torch.no_grad():
+        net.bias.add_(torch.tensor([3.0, 4.0]))
+    patch = difference(before, net, "why not")
+    assert list(patch.delta) == ["bias"]
+    assert patch.norms["bias"] == pytest.approx(5.0)
+    patch.save(tmp_path / "patch.safetensors")
+    again = Patch.load(tmp_path / "patch.safetensors")
+    assert again.why == "why not" and torch.equal(again.delta["bias"], patch.delta["bias"])
+
+
+@pytest.mark.parametrize(
+    ("delta", "said"),
+    [({"other": torch.zeros(1)}, "no parameter"), ({"bias": torch.zeros(3)}, r"shape \(3,\)")],
+)
+def test_a_patch_for_another_model_is_refused_before_anything_changes(delta: dict, said: str) -> None:
+    net = model()
+    before = net.bias.detach().clone()
+    with pytest.raises(ValueError, match=said):
+        Patch({"weight": torch.ones(2, 3), **delta}).apply(net)
+    assert torch.equal(net.bias, before) and bool((net.weight.abs() < 1).all())
