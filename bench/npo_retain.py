@@ -44,7 +44,7 @@ from palimpsest.step import Step
 from palimpsest.views import Batch, Example
 from palimpsest.zoo.models import tiny_llama
 
-BETA, VOCABULARY, LENGTH, BATCH = 0.1, 16384, 128, 8
+BETA, VOCABULARY, LENGTH, BATCH = 0.1, 32000, 128, 8  # the vocabulary of Llama 2, the smallest in common use
 RETAIN = {"cross_entropy": CrossEntropy(), "kl_to_reference": KLToReference()}
 BOUND = {"cross_entropy": 7 / 6, "kl_to_reference": 8 / 6}
 TakeStep = Callable[[RoleBatch], float]

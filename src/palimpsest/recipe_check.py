@@ -62,9 +62,8 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
         compile_training(stage, place, allow_imports=allow_imports)
         unknown = [r for r in total.roles if r not in recipe.roles]
         if unknown:
-            raise RecipeError(
-                f"{place}.objective: the role {short(unknown[0])} has no data; {suggest(unknown[0], list(recipe.roles))}"
-            )
+            nearest = suggest(unknown[0], list(recipe.roles))
+            raise RecipeError(f"{place}.objective: the role {short(unknown[0])} has no data; {nearest}")
     elif stage.train is not None:
         raise RecipeError(f"{place}: it has train but no objective; add one, or remove train.")
     elif stage.intervention is None and stage.edit is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from palimpsest import names
 from palimpsest.loop import Training
-from palimpsest.objective import Term, Total, on
+from palimpsest.objective import Schedule, Term, Total, on
 from palimpsest.recipe import Baseline, Recipe, RecipeError, Spec, Stage, keys, short, suggest, validated
 
 __all__ = [
@@ -55,10 +55,11 @@ def _term(spec: Mapping[str, Any], place: str, allow_imports: bool) -> Term:
     return term * _weight(spec.get("weight", 1.0), f"{place}.weight", allow_imports)
 
 
-def _weight(weight: Any, place: str, allow_imports: bool) -> Any:
+def _weight(weight: Any, place: str, allow_imports: bool) -> float | Schedule:
     """A number or a schedule."""
     if isinstance(weight, (str, dict)):
-        return _built(weight, "schedules", place, allow_imports)
+        schedule: Schedule = _built(weight, "schedules", place, allow_imports)
+        return schedule
     try:
         number = math.nan if isinstance(weight, bool) else float(weight)
     except (TypeError, OverflowError, ValueError):

@@ -9,11 +9,11 @@ evidence: verdict, reason, figures with intervals, settings.  It is replaced onl
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def _run(claim: type[Claim], budget: Budget, seeds: Sequence[int]) -> dict[str, 
     return {
         "claim": claim.__name__,
         "says": claim.says,
-        "evidence": asdict(evidence),
+        "evidence": json.loads(evidence.to_json()),
         "seconds": round(time.perf_counter() - start, 1),
     }
 

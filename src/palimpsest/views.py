@@ -6,7 +6,7 @@ the step.  The method cannot tell how they were computed: ``logp`` never makes t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from palimpsest.audit import Row, Subject
 from palimpsest.kernels.linear_log_probability import linear_log_probability, linear_logits
@@ -38,6 +39,8 @@ IGNORE = -100
 """The label of a position that is not scored, as in ``torch.nn.functional.cross_entropy``."""
 FEW_LOGITS = 2**21
 """Up to as many logits are kept for the backward: they need no more than the blocks' buffers, and one product less."""
+BLOCK_LOGITS = 2**22
+"""Logits in one block where whole distributions are compared."""
 
 
 class View:
@@ -163,6 +166,41 @@ class TokenView(View):
     def log_probs(self) -> Tensor:
         """[B, T-1, V] log-probabilities at the positions that predict ``targets``."""
         return self.logits[:, :-1].log_softmax(-1)
+
+    def compare(self, other: TokenView, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """[B, T-1] ``value(own, others) -> [n]`` of log-probabilities [n, V] at the scored positions, 0 elsewhere.
+
+        ``other`` is constant.  A block of positions is taken at a time, and once more in the backward, so that
+        [B, T, V] is never in memory.
+        """
+
+        def block(own: Tensor, others: Tensor) -> Tensor:
+            with torch.no_grad():
+                constant = other._normalized(others)
+            return value(self._normalized(own), constant)
+
+        mine, others = (v._before_head[:, :-1][self.mask] for v in (self, other))  # [N, D], or [N, V] without a head
+        head = self.outputs.head
+        rows = max(1, BLOCK_LOGITS // (mine.shape[-1] if head is None else len(head.weight)))
+        if len(mine) <= rows:
+            found = block(mine, others)
+        else:
+            pairs = zip(torch.split(mine, rows), torch.split(others, rows), strict=True)
+            found = torch.cat([checkpoint(block, *p, use_reentrant=False, preserve_rng_state=False) for p in pairs])
+        return found.new_zeros(self.mask.shape).masked_scatter(self.mask, found)
+
+    @property
+    def _before_head(self) -> Tensor:
+        """What enters the head [B, T, D], or the logits [B, T, V] of a model whose head is not apart."""
+        out = self.outputs
+        return self.logits if out.hidden is None or out.head is None else out.hidden
+
+    def _normalized(self, rows: Tensor) -> Tensor:
+        """Log-probabilities [n, V] from rows of ``_before_head``."""
+        head = self.outputs.head
+        if head is not None and self.outputs.hidden is not None:
+            rows = linear_logits(rows, head.weight, head.bias, softcap=head.softcap, scale=head.scale)
+        return rows.log_softmax(-1)
 
     def hidden(self, name: str = "last") -> Tensor:
         """[B, T, D] activation of a module path, or ``last``: what enters the head."""

@@ -44,7 +44,10 @@ def figure(name: str, interval: Interval, unit: str = "") -> Figure:
 
 @dataclass(frozen=True)
 class Condition:
-    """``name`` is a noun phrase for what was measured; it holds when the interval lies on that ``side`` of ``beyond``."""
+    """``name`` is a noun phrase for what was measured.
+
+    It holds when the interval lies on that ``side`` of ``beyond``.
+    """
 
     name: str
     interval: Interval

@@ -34,7 +34,18 @@ from palimpsest.statistics import Interval
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["SIZES", "Facts", "Trajectory", "World", "decoder", "device_of", "learned", "recall", "unlearned", "word_tokenizer"]
+__all__ = [
+    "SIZES",
+    "Facts",
+    "Trajectory",
+    "World",
+    "decoder",
+    "device_of",
+    "learned",
+    "recall",
+    "unlearned",
+    "word_tokenizer",
+]
 
 REFUSAL = "i dont know"
 FORGOTTEN = 0.05
@@ -45,14 +56,14 @@ FORGOTTEN = 0.05
 class World:
     """The facts, and how long a decoder of ``layers`` x ``width`` learns them. ``values`` is the number of words."""
 
-    subjects: int = 60
+    subjects: int = 250
     relations: int = 4
-    strangers: int = 12
+    strangers: int = 25
     values: int = 100
     layers: int = 3
     width: int = 128
-    steps: int = 300
-    batch: int = 64
+    steps: int = 400
+    batch: int = 128
     lr: float = 3e-3
 
     @property
@@ -100,7 +111,10 @@ class World:
         return self.known[len(self.forget) :][1::2]
 
 
-SIZES: Mapping[Budget, World] = {"cpu": World(), "gpu": World(subjects=250, strangers=50, values=300, steps=1500, batch=256)}
+SIZES: Mapping[Budget, World] = {
+    "cpu": World(),
+    "gpu": World(subjects=1000, strangers=100, values=300, layers=4, width=256, steps=2000, batch=256, lr=1e-3),
+}
 
 
 @dataclass(frozen=True)
@@ -272,7 +286,9 @@ def kept_when_forgotten(
     known: Sequence[Facts], seeds: Sequence[int], objective: Total | Term, lr: float, steps: int
 ) -> Kept:
     """Unlearns each seed's decoder until it has forgotten and measures what it kept."""
-    runs = [unlearned(facts, objective, lr=lr, steps=steps, seed=seed) for facts, seed in zip(known, seeds, strict=True)]
+    runs = [
+        unlearned(facts, objective, lr=lr, steps=steps, seed=seed) for facts, seed in zip(known, seeds, strict=True)
+    ]
     return what_is_kept(known, runs)
 
 

@@ -31,24 +31,26 @@ DIVERGENCES = ("total_variation", "kl")
 
 
 class ReplacesTheAnswer(Claim):
-    """A tiny decoder that knows random facts, and to say that it does not know strangers, unlearns for 60 steps.
+    """A tiny decoder that knows random facts, and to say that it does not know strangers, unlearns for 150 steps.
 
     No method sees retain data.  Shown when, for total variation and for KL, the average probability P of the forget
     answers falls below 0.05 and that of the refusal rises above 0.9 on forget prompts, and the loss stays where
-    probabilities in [0, 1] keep it: above -0.381 for total variation (-tanh(1) / 2), above -0.632 for KL (1/e - 1).
+    probabilities in [0, 1] keep it: above -0.3808 for total variation (-tanh(1) / 2), above -0.6322 for KL (1/e - 1).
     Gradient ascent's loss after as many steps is reported beside it.
     """
 
-    says = "FLAT moves a forget prompt from its answer to the refusal with forget data alone, by a loss that is bounded."
+    says = (
+        "FLAT moves a forget prompt from its answer to the refusal with forget data alone, by a loss that is bounded."
+    )
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """One learning rate, the same for all."""
-        from palimpsest.claims._evidence import Condition, evidence, figure, over_seeds
+        from palimpsest.claims._evidence import Condition, evidence, exact, figure
         from palimpsest.claims._facts import SIZES, device_of, learned, unlearned
         from palimpsest.statistics import bootstrap_over_seeds
 
-        steps, rate = 60, 3e-4
-        bounds = {"total_variation": -0.381, "kl": -0.632}
+        steps, rate = 150, 3e-4
+        bounds = {"total_variation": -0.3808, "kl": -0.6322}
         known = [learned(SIZES[budget], seed, device_of(budget)) for seed in seeds]
         runs = {
             name: [
@@ -63,14 +65,15 @@ class ReplacesTheAnswer(Claim):
         for name in DIVERGENCES:
             answer = _probabilities(known, runs[name], forget)
             refusal = _probabilities(known, runs[name], _refused(forget))
-            lowest = [min(run.losses) for run in runs[name]]
+            lowest = exact(min(min(run.losses) for run in runs[name]))
             conditions += [
                 Condition(f"P of the forget answer, {name}", bootstrap_over_seeds(answer), "below", 0.05),
                 Condition(f"P of the refusal, {name}", bootstrap_over_seeds(refusal), "above", 0.9),
-                Condition(f"lowest loss, {name}", over_seeds(lowest), "above", bounds[name] - 1e-3),
+                Condition(f"lowest loss, {name}", lowest, "above", bounds[name]),
             ]
-        lowest = [min(run.losses) for run in runs["gradient ascent"]]
-        figures.append(figure("lowest loss, gradient ascent", over_seeds(lowest)))
+        figures.append(
+            figure("lowest loss, gradient ascent", exact(min(min(r.losses) for r in runs["gradient ascent"])))
+        )
         for name, found in runs.items():
             leaked = _probabilities(known, found, _refused(known[0].world.retain))
             figures.append(figure(f"P of the refusal on retain prompts, {name}", bootstrap_over_seeds(leaked)))
@@ -80,8 +83,8 @@ class ReplacesTheAnswer(Claim):
 class KeepsMoreWithoutRetainData(Claim):
     """The same decoder, unlearned without retain data until the forget recall is at most 0.05.
 
-    Each method has the learning rate at which it keeps most.  Shown when the recall of the facts to be kept is higher by
-    more than 0.05 with FLAT (the better of total variation and KL) than with gradient ascent, and a refusal is the
+    Each method has the learning rate at which it keeps most.  Shown when the recall of the facts to be kept is higher
+    by more than 0.05 with FLAT (the better of total variation and KL) than with gradient ascent, and a refusal is the
     greedy answer to fewer than a tenth of the prompts to be kept.
 
     What this decoder can show: whether the loss does what it says, and over-refusal.  What it cannot: its facts are
@@ -102,7 +105,7 @@ class KeepsMoreWithoutRetainData(Claim):
         kept, best = {}, {}
         for name, objective in _objectives().items():
             tried = {rate: kept_when_forgotten(known, seeds, objective, rate, steps) for rate in rates}
-            best[name] = max(rates, key=lambda rate, tried=tried: (-tried[rate].missed, tried[rate].mean))
+            best[name] = max((-tried[rate].missed, tried[rate].mean, rate) for rate in rates)[2]
             kept[name] = tried[best[name]]
         chosen = max(DIVERGENCES, key=lambda name: (-kept[name].missed, kept[name].mean))
         rest = _refused([*known[0].world.retain, *known[0].world.unseen])
@@ -115,7 +118,9 @@ class KeepsMoreWithoutRetainData(Claim):
         conditions = [
             Condition("runs that never forgot", exact(missed), "below", 1),
             Condition(f"recall of what is kept, FLAT ({chosen}) minus gradient ascent", gain, "above", 0.05),
-            Condition(f"share of the prompts to be kept that are refused, FLAT ({chosen})", refused[chosen], "below", 0.1),
+            Condition(
+                f"share of the prompts to be kept that are refused, FLAT ({chosen})", refused[chosen], "below", 0.1
+            ),
         ]
         figures = []
         for name, found in kept.items():

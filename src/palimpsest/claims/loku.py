@@ -49,12 +49,15 @@ class InvertedHingeIsStable(Claim):
         rates, steps = (1e-4, 3e-4, 1e-3), 250
         known = [learned(SIZES[budget], seed, device_of(budget)) for seed in seeds]
         retain = on("retain", CrossEntropy())
-        conditions, figures, missed, losses = [], [], 0, {"hinge": [], "ascent": []}
+        losses: dict[str, list[float]] = {"hinge": [], "ascent": []}
+        conditions, figures, missed = [], [], 0
         for rate in rates:
             hinge = kept_when_forgotten(known, seeds, on("forget", InvertedHinge()) + retain, rate, steps)
             ascent = kept_when_forgotten(known, seeds, on("forget", GradientAscent()) + retain, rate, steps)
             change = paired_bootstrap_over_seeds(ascent.scores, hinge.scores)
-            conditions.append(Condition(f"recall of what is kept, hinge minus ascent at {rate:g}", change, "above", 0.0))
+            conditions.append(
+                Condition(f"recall of what is kept, hinge minus ascent at {rate:g}", change, "above", 0.0)
+            )
             for name, found in (("hinge", hinge), ("ascent", ascent)):
                 missed += found.missed
                 losses[name] += [value for run in found.runs for value in run.losses]
@@ -104,7 +107,7 @@ class FilaNeedsFewerSteps(Claim):
                     figure(f"recall of what is kept, {start}, {rate:g}", bootstrap_over_seeds(kept.scores)),
                 ]
         best = {
-            start: min(rates, key=lambda rate, start=start: sum(float(s.items.mean()) for s in found[start, rate]))
+            start: min((sum(float(s.items.mean()) for s in found[start, rate]), rate) for rate in rates)[1]
             for start in ("default", "FILA")
         }
         change = paired_bootstrap_over_seeds(found["default", best["default"]], found["FILA", best["FILA"]])

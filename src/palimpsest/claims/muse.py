@@ -1,7 +1,19 @@
 """Judges an unlearned language model against one trained without the data in six ways: recited text, recalled facts,
 privacy leakage, kept utility, larger requests and repeated requests."""
 
-from palimpsest.claim import Paper
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from palimpsest.claim import Budget, Claim, Evidence, Paper
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from palimpsest.audit import Row, Scores
+    from palimpsest.claims._news import Readers
 
 PAPER = Paper(
     "MUSE: Machine Unlearning Six-Way Evaluation for Language Models",
@@ -20,3 +32,171 @@ PARTS: tuple[str, ...] = (
     "audits.privacy_leakage",
     "procedures.request_sweep",
 )
+
+RATE, EPOCHS, FOLDS = 3e-4, 20, 3
+REPLAYING = ("GA+GDR", "NPO+GDR")
+
+
+class MostMethodsPreventMemorization(Claim):
+    """A tiny decoder that read made-up news unlearns 30 articles by five methods, stopped by MUSE's checkpoint rule.
+
+    A method prevents memorization when the whole interval of its VerbMem, and that of its KnowMem, minus the retrained
+    model's lies below 0.1.  Shown when at least three of the five do (criteria C1 and C2).
+    """
+
+    says = "Most methods keep an unlearned model from reciting the forgotten texts and from answering about them."
+
+    def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
+        """GA, NPO, each alone and with GDR, and NPO with KLR; utility (C4) is reported beside them."""
+        from palimpsest.claims._evidence import Condition, evidence, exact, figure
+        from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
+
+        read, models = _unlearned(budget, tuple(seeds))
+        audits: dict[str, Callable[[Readers, nn.Module], Scores]] = {
+            "VerbMem": lambda r, model: r.verbatim(model),
+            "KnowMem": lambda r, model: r.knowledge(model, r.news.asked("forget")),
+            "utility": lambda r, model: r.utility(model),
+        }
+        models = {"target": [r.target for r in read], "retrained": [r.retrained for r in read], **models}
+        scores = {
+            (name, key): [audit(r, model) for r, model in zip(read, found)]
+            for name, found in models.items()
+            for key, audit in audits.items()
+        }
+        figures = [figure(f"{key}, {name}", bootstrap_over_seeds(found)) for (name, key), found in scores.items()]
+        prevents = 0
+        for name in [name for name in models if name not in ("target", "retrained")]:
+            excess = [
+                paired_bootstrap_over_seeds(scores["retrained", key], scores[name, key]) for key in list(audits)[:2]
+            ]
+            prevents += all(interval.high < 0.1 for interval in excess)
+        conditions = [Condition("methods of five that prevent memorization", exact(prevents), "above", 2.5)]
+        return evidence(conditions, figures, {"learning rate": RATE, "most epochs": EPOCHS})
+
+
+class FewAvoidPrivacyLeakage(Claim):
+    """The same unlearned models; PrivLeak compares the AUC of Min-40% with that of the retrained model (criterion C3).
+
+    A method leaks severely when the whole interval of its PrivLeak lies beyond 30 % on either side.  Shown when at
+    least four of the five do, as the abstract says that only one avoids it; in part when three do.
+    """
+
+    says = "All methods but one leave severe privacy leakage, judged against a retrained model."
+
+    def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
+        """The target's PrivLeak is reported beside them."""
+        from palimpsest.claims._evidence import Condition, evidence, exact, figure
+        from palimpsest.statistics import bootstrap_over_seeds, relative_difference
+
+        read, models = _unlearned(budget, tuple(seeds))
+        gold = [r.leakage(r.retrained) for r in read]
+        figures = [figure("AUC, retrained", bootstrap_over_seeds(gold))]
+        target = relative_difference([r.leakage(r.target) for r in read], gold)
+        figures.append(figure("PrivLeak, target", target, "%"))
+        severe = 0
+        for name, found in models.items():
+            interval = relative_difference([r.leakage(model) for r, model in zip(read, found)], gold)
+            figures.append(figure(f"PrivLeak, {name}", interval, "%"))
+            severe += interval.low > 30 or interval.high < -30
+        conditions = [
+            Condition("methods of five that leak severely", exact(severe), "above", 2.5),
+            Condition("methods of five that leak severely, for all but one", exact(severe), "above", 3.5),
+        ]
+        return evidence(conditions, figures, {"learning rate": RATE, "most epochs": EPOCHS})
+
+
+class UtilityFallsWithSize(Claim):
+    """The 30 articles as nested requests of 10, 20 and 30, each unlearned from the target (criterion C5).
+
+    Shown when, for GA and for NPO with replay (GDR), utility after the largest request is below that after the
+    smallest; in part when for GA only.
+    """
+
+    says = "The larger the request, the more utility unlearning costs."
+
+    def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
+        """Utility is KnowMem on articles that are never replayed."""
+        from palimpsest.procedures.request_sweep import nested_folds, scalability
+
+        return _over_requests(budget, seeds, "articles", nested_folds, scalability)
+
+
+class UtilityFallsOverRequests(Claim):
+    """The 30 articles as three requests of 10, each unlearned from the model before it (criterion C6).
+
+    Shown when, for GA and for NPO with replay (GDR), utility after the last request is below that after the first; in
+    part when for GA only.
+    """
+
+    says = "Utility falls as requests to unlearn follow one another."
+
+    def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
+        """Utility is KnowMem on articles that are never replayed."""
+        from palimpsest.procedures.request_sweep import disjoint_folds, sustainability
+
+        return _over_requests(budget, seeds, "requests", disjoint_folds, sustainability)
+
+
+_Sweep = Callable[
+    [
+        "nn.Module",
+        "list[list[Row]]",
+        "Callable[[nn.Module, Sequence[Row]], nn.Module]",
+        "Callable[[nn.Module], Scores]",
+    ],
+    "list[Scores]",
+]
+
+
+def _over_requests(
+    budget: Budget,
+    seeds: Sequence[int],
+    what: str,
+    cut: Callable[[Sequence[Row], int], list[list[Row]]],
+    sweep: _Sweep,
+) -> Evidence:
+    """Utility after each request, for the methods that replay."""
+    from palimpsest.claims._evidence import Condition, evidence, figure
+    from palimpsest.claims._news import readers, unlearn
+    from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
+
+    conditions, figures = [], []
+    for method in REPLAYING:
+        after: list[list[Scores]] = []
+        for seed in seeds:
+            read = readers(budget, seed)
+
+            def forget(
+                model: nn.Module,
+                texts: Sequence[Row],
+                read: Readers = read,
+                method: str = method,
+                seed: int = seed,
+            ) -> nn.Module:
+                return unlearn(read, method, model, texts, lr=RATE, epochs=EPOCHS, seed=seed)
+
+            after.append(sweep(read.target, cut(read.news.texts("forget"), FOLDS), forget, read.utility))
+        by_fold = list(zip(*after))
+        for number, scores in enumerate(by_fold, 1):
+            figures.append(figure(f"utility, {method}, {number} of {FOLDS} {what}", bootstrap_over_seeds(scores)))
+        change = paired_bootstrap_over_seeds(by_fold[0], by_fold[-1])
+        conditions.append(Condition(f"utility after the last minus after the first, {method}", change, "below", 0.0))
+    return evidence(conditions, figures, {"learning rate": RATE, "most epochs": EPOCHS})
+
+
+@cache
+def _unlearned(budget: Budget, seeds: tuple[int, ...]) -> tuple[list[Readers], dict[str, list[nn.Module]]]:
+    """Each seed's readers, and each method's model for each of them; made once a process, never to be changed."""
+    import copy
+
+    from palimpsest.claims._news import METHODS, readers, unlearn
+
+    read = [readers(budget, seed) for seed in seeds]
+    models = {
+        name: [
+            unlearn(r, name, copy.deepcopy(r.target), r.news.texts("forget"), lr=RATE, epochs=EPOCHS, seed=seed)
+            for r, seed in zip(read, seeds)
+        ]
+        for name in METHODS
+    }
+    return read, models

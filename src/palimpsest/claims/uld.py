@@ -41,7 +41,9 @@ class KeepsWhatItNeverSaw(Claim):
     gradient ascent only.
     """
 
-    says = "At equal forgetting, ULD keeps more of the facts that unlearning never saw than methods that train the model."
+    says = (
+        "At equal forgetting, ULD keeps more of the facts that unlearning never saw than methods that train the model."
+    )
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """One assistant a seed; three learning rates for the others."""
@@ -79,10 +81,10 @@ class KeepsWhatItNeverSaw(Claim):
 
 
 class CheaperToTrain(Claim):
-    """The same decoder and assistant against fine-tuning all weights, NPO with replay, for as many steps of as many rows.
+    """The same decoder and assistant against fine-tuning all weights (NPO with replay), at as many steps and rows.
 
-    Shown when the assistant trains fewer than a third of the parameters and a step takes less than a third of the
-    seconds, the threefold of the abstract; in part when only the first holds.
+    Shown when the assistant trains fewer than 1/3 of the parameters and a step takes less than 1/3 of the seconds, the
+    threefold of the abstract; in part when only the first holds.
     """
 
     says = "ULD trains a small part of the parameters, in less than a third of the time of fine-tuning."
@@ -136,7 +138,7 @@ def _assistant(facts: Facts, seed: int, steps: int) -> tuple[nn.Module, float]:
 
     assistant = TruncatedCopy(layers=1, dropout=0.0, seed=seed)(facts.model)
     roles = facts.adapter.roles(forget=facts.world.forget, retain=facts.world.retain)
-    objective = on("forget", CrossEntropy()) + 5.0 * on("retain", Uniform("scored"))
+    objective = on("forget", CrossEntropy()) + 5.0 * on("retain", Uniform())
     training = Training(steps=steps, batch=min(32, len(facts.world.forget)), lr=3e-3, clip=None)
     return assistant, fit(assistant, roles, objective, training, seed=seed).seconds
 

@@ -40,7 +40,11 @@ class KLToReference(Objective):
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B, T-1] for tokens, [B] for labels."""
-        own, ref = view.log_probs, view.ref.log_probs.detach()
+        if isinstance(view, TokenView):
+            return view.compare(view.ref, self._divergence)
+        return self._divergence(view.log_probs, view.ref.log_probs.detach())
+
+    def _divergence(self, own: Tensor, ref: Tensor) -> Tensor:
         return kl_divergence(ref, own) if self.direction == "forward" else kl_divergence(own, ref)
 
 

@@ -42,7 +42,8 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
       ``people`` (12), ``facts`` (4; articles state all), ``forget`` (a number of people or a share, 0.25), ``seed``
       (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in questions or articles.
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
-    * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2).  ``refusals``: no options.
+    * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
+      ([3]: all but these).  ``refusals``: no options.
 
     ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
     name, and ``ValueError`` for an unknown part or option, and for a value out of range.
@@ -72,6 +73,14 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
 
 
 def _check(where: str, value: Any, kind: type) -> None:
+    if kind is list:
+        if (
+            not isinstance(value, list)
+            or not value
+            or any(isinstance(v, bool) or not isinstance(v, int) for v in value)
+        ):
+            raise ValueError(f"{where} is a list of whole numbers, such as [3], not {value!r}.")
+        return
     # A float option takes whole numbers too, and keeps them whole: forget: 3 is people, forget: 0.25 a share.
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or isinstance(value, bool):
@@ -113,10 +122,11 @@ def _refusals(part: str, options: dict[str, Any]) -> list[Row]:
 
 
 def _digits(part: str, options: dict[str, Any]) -> list[Row]:
-    from palimpsest.zoo.digits import digits
+    from palimpsest.zoo.digits import digits, of_classes
 
     train, test = digits(seed=options.get("seed", 0), test=options.get("test", 0.2))
-    return train if part == "train" else test
+    rows = train if part == "train" else test
+    return of_classes(rows, classes=options.get("classes"), without=options.get("without"))
 
 
 DATASETS: Mapping[str, _Dataset] = {
@@ -128,6 +138,6 @@ DATASETS: Mapping[str, _Dataset] = {
     "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),
     "refusals": _Dataset(_refusals),
-    "digits": _Dataset(_digits, {"seed": int, "test": float}, ("train", "test")),
+    "digits": _Dataset(_digits, {"seed": int, "test": float, "classes": list, "without": list}, ("train", "test")),
 }
 """Name in a recipe -> how its rows are made."""

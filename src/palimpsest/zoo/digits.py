@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from palimpsest.audit import Row
 
-__all__ = ["digits"]
+__all__ = ["digits", "of_classes"]
 
 
 def digits(*, seed: int = 0, test: float = 0.2) -> tuple[list[Row], list[Row]]:
@@ -33,3 +34,19 @@ def digits(*, seed: int = 0, test: float = 0.2) -> tuple[list[Row], list[Row]]:
     ]
     train_part, test_part = train_test_split(range(len(rows)), test_size=test, random_state=seed, stratify=labels)
     return [rows[i] for i in sorted(train_part)], [rows[i] for i in sorted(test_part)]
+
+
+def of_classes(
+    rows: list[Row], *, classes: Collection[int] | None = None, without: Collection[int] | None = None
+) -> list[Row]:
+    """The rows whose label is one of ``classes`` (None: any) and none of ``without``, in their order.
+
+    Raises ``ValueError`` for a class that is no digit, and when no row is left.
+    """
+    for wanted in (*(classes or ()), *(without or ())):
+        if not 0 <= wanted <= 9:
+            raise ValueError(f"a class is a digit from 0 to 9, not {wanted}.")
+    kept = [r for r in rows if (classes is None or r["label"] in classes) and r["label"] not in (without or ())]
+    if not kept:
+        raise ValueError("no class is left; name fewer under without, or others under classes.")
+    return kept

@@ -1,0 +1,199 @@
+"""``palimpsest verify``: what it writes, what it refuses, and how figures become a verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from palimpsest import claim, cli, verification
+from palimpsest.claim import Claim, Evidence, Figure, Paper
+from palimpsest.claims._evidence import Condition, evidence, exact, figure, over_seeds
+from palimpsest.statistics import Interval
+from palimpsest.verification import commit_of, evidence_file, verify
+
+
+class Doubles(Claim):
+    """Shown when the mean of the doubled seeds exceeds 1."""
+
+    says = "Twice a seed is more than one."
+
+    def run(self, budget, seeds):
+        doubled = over_seeds([2.0 * s for s in seeds])
+        return evidence([Condition("twice the seed", doubled, "above", 1.0)], [], {"budget": budget})
+
+
+class Endless(Claim):
+    """Shown when infinity is measured, which must not reach the file."""
+
+    says = "There is no largest number."
+
+    def run(self, budget, seeds):
+        return Evidence("shown", "It is so.", (Figure("largest", math.inf),))
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """A paper whose claims a test chooses; its slug is ``fake-paper``."""
+
+    def write(*claims):
+        module = ModuleType("palimpsest.claims.fake_paper")
+        module.PAPER = Paper("A paper that is not there", "Nobody et al.", 2024)
+        module.PARTS = ("objectives.npo",)
+        for one in claims:
+            setattr(module, one.__name__, one)
+            monkeypatch.setattr(one, "__module__", module.__name__)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(claim, "paper_slugs", lambda: ("fake-paper",))
+
+    return write
+
+
+def test_the_file_holds_what_the_docs_read(paper, tmp_path):
+    paper(Doubles)
+    told = []
+    record = verify("fake-paper", "cpu", [1, 2, 3], tmp_path / "results", note=told.append)
+    kept = json.loads((tmp_path / "results" / "fake-paper.json").read_text())
+    assert kept == record
+    assert list(kept) == [
+        "paper", "budget", "seeds", "hardware", "commit", "environment", "date", "seconds", "claims",
+    ]  # fmt: skip
+    assert kept["paper"] == "fake-paper" and kept["budget"] == "cpu" and kept["seeds"] == [1, 2, 3]
+    assert kept["environment"]["python"] and "processors" in kept["hardware"]
+    (one,) = kept["claims"]
+    assert one["claim"] == "Doubles" and one["says"] == Doubles.says and one["seconds"] >= 0
+    found = one["evidence"]
+    assert sorted(found) == ["because", "figures", "settings", "verdict"]
+    reach = 4.302653 * 2 / math.sqrt(3)  # t of 97.5 % and two degrees of freedom, standard deviation 2
+    assert found["verdict"] == "not shown" and found["settings"] == {"budget": "cpu"}
+    assert found["figures"][0] == {
+        "name": "twice the seed",
+        "value": 4.0,
+        "low": pytest.approx(4 - reach, abs=1e-4),
+        "high": pytest.approx(4 + reach, abs=1e-4),
+        "unit": "",
+    }
+    assert found["because"] == "twice the seed: 4 [-0.968, 8.97], not above 1."
+    assert told[0] == "[1/1] Doubles: Twice a seed is more than one." and "not shown" in told[1]
+
+
+def test_the_verdict_follows_from_the_interval(paper, tmp_path):
+    paper(Doubles)
+    assert verify("fake-paper", "cpu", [10, 11, 12], tmp_path)["claims"][0]["evidence"]["verdict"] == "shown"
+    alone = verify("fake-paper", "cpu", [10], tmp_path)["claims"][0]["evidence"]
+    assert alone["verdict"] == "not shown" and "(no interval)" in alone["because"]
+    assert alone["figures"][0]["low"] is None
+
+
+def test_a_figure_that_is_not_finite_is_refused_by_name(paper, tmp_path):
+    paper(Doubles, Endless)
+    with pytest.raises(ValueError, match="Endless measured largest as inf"):
+        verify("fake-paper", "cpu", [0, 1], tmp_path)
+    assert list(tmp_path.iterdir()) == [], "a file was written although a claim failed"
+
+
+def test_a_paper_without_claims_ends_with_a_sentence(paper, tmp_path, capsys):
+    paper()
+    assert cli.main(["verify", "fake-paper", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "'fake-paper' has no claim that runs (implemented)" in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_paper_suggests_the_nearest(capsys):
+    assert cli.main(["verify", "nop"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_the_budget_gpu_needs_one(paper, tmp_path, monkeypatch):
+    paper(Doubles)
+    monkeypatch.setattr(verification.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        verify("fake-paper", "gpu", [0], tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_must_be_there_and_differ(paper, tmp_path, seeds):
+    paper(Doubles)
+    with pytest.raises(ValueError, match="--seeds"):
+        verify("fake-paper", "cpu", seeds, tmp_path)
+
+
+def test_the_verb_prints_verdict_and_reason(paper, tmp_path, capsys):
+    paper(Doubles)
+    assert cli.main(["verify", "fake-paper", "--seeds", "10", "11", "12", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("SHOWN") and "twice the seed: 22" in printed.out
+    assert str(tmp_path / "fake-paper.json") in printed.err
+
+
+def test_each_budget_has_its_file(tmp_path):
+    assert evidence_file(tmp_path, "npo", "cpu") == tmp_path / "npo.json"
+    assert evidence_file(tmp_path, "npo", "gpu") == tmp_path / "npo-gpu.json"
+
+
+def git(folder, *arguments):
+    done = subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path):
+    package = tmp_path / "src"
+    package.mkdir()
+    assert commit_of(package) == "unknown"
+    git(tmp_path, "init", "-q")
+    (package / "a.py").write_text("1\n")
+    assert commit_of(package) == "unknown", "a folder that git does not track has no commit"
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert commit_of(package) == head
+    (tmp_path / "results.json").write_text("evidence\n")
+    assert commit_of(package) == head, "evidence beside the package does not make it dirty"
+    (package / "a.py").write_text("2\n")
+    assert commit_of(package) == f"{head}-dirty"
+
+
+ABOVE = Condition("a", Interval(2.0, 1.5, 2.5), "above", 1.0)
+AT = Condition("b", Interval(2.0, 1.0, 2.5), "above", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "needed", "verdict"),
+    [
+        ([ABOVE], 1, "shown"),
+        ([AT], 1, "not shown"),  # an interval that touches the threshold is not beyond it
+        ([ABOVE, AT], 1, "partly"),
+        ([AT, ABOVE], 1, "not shown"),
+        ([ABOVE, AT], 2, "not shown"),
+        ([ABOVE, ABOVE, AT], 2, "partly"),
+        ([Condition("c", Interval(2.0, math.nan, math.nan), "above", 1.0)], 1, "not shown"),
+        ([Condition("d", Interval(0.5, 0.2, 0.8), "below", 1.0)], 1, "shown"),
+        ([Condition("e", exact(3), "above", 2.5)], 1, "shown"),
+    ],
+)
+def test_conditions_make_the_verdict(conditions, needed, verdict):
+    found = evidence(conditions, [Figure("beside", 1.0)], {}, needed)
+    assert found.verdict == verdict
+    assert [f.name for f in found.figures] == [*(c.name for c in conditions), "beside"]
+    assert found.because.count(";") == len(conditions) - 1
+
+
+def test_an_interval_over_seeds_is_students():
+    assert over_seeds([1.0, 2.0, 3.0, 4.0]).low == pytest.approx(2.5 - 3.182446 * 1.2909944 / 2, abs=1e-5)
+    assert math.isnan(over_seeds([1.0]).low)
+    with pytest.raises(ValueError, match="no seed"):
+        over_seeds([])
+
+
+def test_figures_leave_out_ends_that_say_nothing():
+    assert figure("n", exact(3)) == Figure("n", 3.0)
+    assert figure("n", over_seeds([2.0])) == Figure("n", 2.0)
+    assert figure("n", Interval(2.0, 1.0, 3.0), "s") == Figure("n", 2.0, 1.0, 3.0, "s")
