@@ -11,27 +11,49 @@ from typing import Any
 from markdown_text import escape, prose, span, table
 from palimpsest.claim import Paper, PaperEntry
 
+ABOUT = ("hardware", "commit", "seeds")
+"""What a page says of a measurement beside its figures."""
+
 Result = Mapping[str, Any]
 Row = tuple[dict[str, list[str]], str, str]
 """An entry of a filtered list: the values it is filtered by, the text that is searched, its HTML."""
 
 
 def load_results(folder: Path, slugs: Sequence[str]) -> dict[str, Result]:
-    """The measured evidence of each paper that has a file; an unreadable file is an error that names it."""
-    found = {}
+    """The measured evidence of each paper that has a file; an unreadable file is an error that names it.
+
+    Evidence of the budget gpu lies in a file of its own, ``<slug>-gpu.json``; its claims stand beside the others as
+    ``<claim> (gpu)``.
+    """
+    found: dict[str, Result] = {}
     for slug in slugs:
-        file = folder / f"{slug}.json"
-        if not file.is_file():
-            continue
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            for claim in result["claims"]:
-                _ = claim["claim"], claim["says"], claim["evidence"]["verdict"], claim["evidence"]["figures"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            how = f"write it with `palimpsest verify {slug}`"
-            raise ValueError(f"{file} is not evidence ({error!r}); {how}.") from error
-        found[slug] = result
+        for budget, name in (("cpu", slug), ("gpu", f"{slug}-gpu")):
+            result = _load(folder / f"{name}.json", f"palimpsest verify {slug} --budget {budget}")
+            if result is not None:
+                found[slug] = result if budget == "cpu" else _joined(found.get(slug), result)
     return found
+
+
+def _load(file: Path, command: str) -> Result | None:
+    """One file of evidence, or None where there is none; ``command`` writes it."""
+    if not file.is_file():
+        return None
+    try:
+        result: Result = json.loads(file.read_text(encoding="utf-8"))
+        for claim in result["claims"]:
+            _ = claim["claim"], claim["says"], claim["evidence"]["verdict"], claim["evidence"]["figures"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not evidence ({error!r}); write it with `{command}`.") from error
+    return result
+
+
+def _joined(cpu: Result | None, gpu: Result) -> Result:
+    """Both budgets' claims in one result; what they were measured on, one after the other."""
+    claims = [{**claim, "claim": f"{claim['claim']} (gpu)"} for claim in gpu["claims"]]
+    if cpu is None:
+        return {**gpu, "claims": claims}
+    about = {key: f"{_plain(cpu[key])} and {_plain(gpu[key])} (gpu)" for key in ABOUT if key in cpu and key in gpu}
+    return {**cpu, **about, "claims": [*cpu["claims"], *claims]}
 
 
 def paper_page(entry: PaperEntry, result: Result | None, methods: set[str]) -> str:
@@ -53,7 +75,7 @@ def paper_page(entry: PaperEntry, result: Result | None, methods: set[str]) -> s
     for name, claim_result in measured.items():
         parts += [f"### {escape(name)}", prose(claim_result["says"]), *_evidence(claim_result["evidence"])]
     if result is not None:
-        about = [f"{key} {escape(_plain(result[key]))}" for key in ("hardware", "commit", "seeds") if key in result]
+        about = [f"{key} {escape(_plain(result[key]))}" for key in ABOUT if key in result]
         parts.append(f"Measured on: {'; '.join(about)}.")
     return "\n\n".join(parts) + "\n"
 

@@ -104,12 +104,13 @@ def _built(spec: Any, family: str, place: str, allow_imports: bool) -> Any:
         raise RecipeError(f"{place}: there is no {short(name)}, since Palimpsest has no {family} yet; leave it out.")
     try:
         return names.build(spec, family, place=place, allow_imports=allow_imports)
-    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     except Exception as error:
-        if not (isinstance(name, str) and ":" in name):
+        known = isinstance(error, ValueError | LookupError | TypeError | ArithmeticError)
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if isinstance(name, str) and ":" in name and not isinstance(error, names.UnknownName | ValueError):
+            text = f"{short(name)} failed ({type(error).__name__}: {error}); correct its code"  # the user's own class
+        elif not known:
             raise
-        text = f"{short(name)} failed ({type(error).__name__}: {error}); correct its code"  # the user's own class
     sentence = text if text.startswith(place) else f"{place}: {text}"
     raise RecipeError(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
 

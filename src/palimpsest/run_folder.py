@@ -38,7 +38,8 @@ def claim(out: Path, recipe: Recipe) -> None:
     try:
         write_text(kept, own)
     except OSError as error:
-        raise RecipeError(str(error)) from None
+        why = f"{out} could not be written ({error.strerror}); choose another folder with --out."
+        raise RecipeError(why if error.strerror else str(error)) from None
 
 
 def claim_data(out: Path, digests: Mapping[str, str]) -> None:

@@ -61,6 +61,10 @@ def _clock(seconds: float) -> str:
 def _quiet_libraries() -> None:
     """Hugging Face's own bars and advice would break the progress lines."""
     import os
+    import warnings
+
+    for library in ("transformers", "peft", "huggingface_hub"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=library)
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -21,15 +21,15 @@ from torch import nn
 
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.audit import Row, Scores, row_ids
-from palimpsest.claim import Budget
-from palimpsest.claims._evidence import over_seeds
+from palimpsest.claim import Budget, Figure
+from palimpsest.claims._evidence import figure, over_seeds
 from palimpsest.loop import Progress, Training, fit
 from palimpsest.objective import Term, Total, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.reference import Copy
 from palimpsest.roles import Answers, Roles
 from palimpsest.schedules.ramp import Ramp
-from palimpsest.statistics import Interval
+from palimpsest.statistics import Interval, bootstrap_over_seeds
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -204,6 +204,16 @@ class Trajectory:
     losses: list[float] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
 
+    def note(self, progress: Progress, scores: Scores, measuring: float) -> None:
+        """Takes a step down, with the forget recall after it; ``measuring`` seconds so far were not training."""
+        self.steps = progress.step
+        self.seconds = progress.seconds - measuring
+        self.forget.append(float(scores.items.mean()))
+        self.losses.append(next(iter(progress.parts.values())))
+        for key, value in zip(scores.ids, scores.items.tolist()):
+            if not value:
+                self.lost.setdefault(key, progress.step)
+
     def steps_lost(self, rows: Sequence[Row], limit: int) -> Scores:
         """``lost`` as one value a row; rows that were never lost count ``limit`` + 1."""
         items = [float(self.lost.get(key, limit + 1)) for key in row_ids(rows, "fact")]
@@ -240,14 +250,7 @@ def unlearned(
     def watch(progress: Progress) -> None:
         nonlocal measuring
         start = time.perf_counter()
-        scores = recall(facts.adapter, trained, world.forget)
-        found.steps = progress.step
-        found.seconds = progress.seconds - measuring
-        found.forget.append(float(scores.items.mean()))
-        found.losses.append(next(iter(progress.parts.values())))
-        for key, value in zip(scores.ids, scores.items.tolist()):
-            if not value:
-                found.lost.setdefault(key, progress.step)
+        found.note(progress, recall(facts.adapter, trained, world.forget), measuring)
         measuring += time.perf_counter() - start
         if found.forget[-1] <= target:
             raise _Reached
@@ -280,6 +283,14 @@ class Kept:
     def mean(self) -> float:
         """Recall of all facts to be kept, over seeds."""
         return float(torch.stack([s.items.mean() for s in self.scores]).mean())
+
+    def figures(self, name: str) -> list[Figure]:
+        """What is kept and after how many steps, of a method called ``name``."""
+        return [
+            figure(f"recall of what is kept, {name}", bootstrap_over_seeds(self.scores)),
+            figure(f"of it never replayed, {name}", bootstrap_over_seeds(self.unseen)),
+            figure(f"steps to forget, {name}", self.steps),
+        ]
 
 
 def kept_when_forgotten(

@@ -52,14 +52,14 @@ METHODS: Mapping[str, Total | Term] = {
 class News:
     """Numbers of articles: to forget, to replay, to measure utility on, and never read by any model."""
 
-    forget: int = 30
+    forget: int = 60
     retain: int = 40
     utility: int = 40
-    holdout: int = 30
+    holdout: int = 60
     values: int = 100
     layers: int = 2
     width: int = 128
-    steps: int = 320
+    steps: int = 400
     batch: int = 44
 
     def article(self, number: int) -> list[str]:
@@ -112,7 +112,7 @@ class News:
 
 SIZES: Mapping[Budget, News] = {
     "cpu": News(),
-    "gpu": News(forget=90, retain=150, utility=150, holdout=90, values=300, layers=3, steps=1500, batch=128),
+    "gpu": News(forget=180, retain=150, utility=150, holdout=180, values=300, layers=3, steps=1500, batch=128),
 }
 
 
@@ -177,7 +177,7 @@ def unlearn(
     questions = read.news.about(texts)
     target = float(read.knowledge(read.retrained, questions).items.mean())
     roles = Roles(read.adapter, {"forget": texts, "retain": read.news.texts("retain")})
-    batch = min(10, len(texts))
+    batch = min(20, len(texts))
     each = -(-len(texts) // batch)  # steps an epoch
     curve: list[float] = []
 

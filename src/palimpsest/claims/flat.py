@@ -124,11 +124,7 @@ class KeepsMoreWithoutRetainData(Claim):
         ]
         figures = []
         for name, found in kept.items():
-            figures += [
-                figure(f"recall of what is kept, {name}", bootstrap_over_seeds(found.scores)),
-                figure(f"share refused of what is kept, {name}", refused[name]),
-                figure(f"steps to forget, {name}", found.steps),
-            ]
+            figures += [*found.figures(name), figure(f"share refused of what is kept, {name}", refused[name])]
         rate_of = {f"best rate of {name}": rate for name, rate in best.items()}
         return evidence(conditions, figures, rate_of, needed=2)
 

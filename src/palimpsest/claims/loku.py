@@ -44,7 +44,7 @@ class InvertedHingeIsStable(Claim):
         from palimpsest.objectives.cross_entropy import CrossEntropy
         from palimpsest.objectives.gradient_ascent import GradientAscent
         from palimpsest.objectives.inverted_hinge import InvertedHinge
-        from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
+        from palimpsest.statistics import paired_bootstrap_over_seeds
 
         rates, steps = (1e-4, 3e-4, 1e-3), 250
         known = [learned(SIZES[budget], seed, device_of(budget)) for seed in seeds]
@@ -61,10 +61,7 @@ class InvertedHingeIsStable(Claim):
             for name, found in (("hinge", hinge), ("ascent", ascent)):
                 missed += found.missed
                 losses[name] += [value for run in found.runs for value in run.losses]
-                figures += [
-                    figure(f"recall of what is kept, {name}, {rate:g}", bootstrap_over_seeds(found.scores)),
-                    figure(f"steps to forget, {name}, {rate:g}", found.steps),
-                ]
+                figures += found.figures(f"{name}, {rate:g}")
         conditions += [
             Condition("runs that never forgot", exact(missed), "below", 1),
             Condition("lowest loss of the hinge", exact(min(losses["hinge"])), "above", -1e-6),

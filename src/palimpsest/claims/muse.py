@@ -38,7 +38,7 @@ REPLAYING = ("GA+GDR", "NPO+GDR")
 
 
 class MostMethodsPreventMemorization(Claim):
-    """A tiny decoder that read made-up news unlearns 30 articles by five methods, stopped by MUSE's checkpoint rule.
+    """A tiny decoder that read made-up news unlearns 60 articles by five methods, stopped by MUSE's checkpoint rule.
 
     A method prevents memorization when the whole interval of its VerbMem, and that of its KnowMem, minus the retrained
     model's lies below 0.1.  Shown when at least three of the five do (criteria C1 and C2).
@@ -106,7 +106,7 @@ class FewAvoidPrivacyLeakage(Claim):
 
 
 class UtilityFallsWithSize(Claim):
-    """The 30 articles as nested requests of 10, 20 and 30, each unlearned from the target (criterion C5).
+    """The 60 articles as nested requests of 20, 40 and 60, each unlearned from the target (criterion C5).
 
     Shown when, for GA and for NPO with replay (GDR), utility after the largest request is below that after the
     smallest; in part when for GA only.
@@ -122,7 +122,7 @@ class UtilityFallsWithSize(Claim):
 
 
 class UtilityFallsOverRequests(Claim):
-    """The 30 articles as three requests of 10, each unlearned from the model before it (criterion C6).
+    """The 60 articles as three requests of 20, each unlearned from the model before it (criterion C6).
 
     Shown when, for GA and for NPO with replay (GDR), utility after the last request is below that after the first; in
     part when for GA only.

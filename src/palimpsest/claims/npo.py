@@ -69,13 +69,12 @@ class SlowerDivergence(Claim):
         ]
         for name in ("NPO beta 1", "NPO beta 0.1"):
             ratios = [far / near for far, near in zip(ends["gradient ascent"], ends[name])]
-            conditions.append(
-                Condition(f"final distance of gradient ascent over that of {name}", over_seeds(ratios), "above", 5.0)
-            )
+            what = f"final distance of gradient ascent over that of {name}"
+            conditions.append(Condition(what, over_seeds(ratios), "above", 5.0))
         figures = []
         for name in losses:
-            figures.append(figure(f"R² of {name} against t", over_seeds([t for t, _ in fits[name]])))
-            figures.append(figure(f"R² of {name} against log t", over_seeds([log for _, log in fits[name]])))
+            for form, values in zip(("t", "log t"), zip(*fits[name])):
+                figures.append(figure(f"R² of {name} against {form}", over_seeds(values)))
             figures.append(figure(f"final distance of {name}", over_seeds(ends[name])))
         settings = {"steps": steps, "fitted from step": first, "learning rate": rate}
         return evidence(conditions, figures, settings, needed=3)
@@ -136,13 +135,13 @@ class KeepsMoreAtEqualForgetting(Claim):
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """Three learning rates a method and seed."""
-        from palimpsest.claims._evidence import Condition, evidence, exact, figure
+        from palimpsest.claims._evidence import Condition, evidence, exact
         from palimpsest.claims._facts import SIZES, device_of, kept_when_forgotten, learned
         from palimpsest.objective import on
         from palimpsest.objectives.cross_entropy import CrossEntropy
         from palimpsest.objectives.gradient_ascent import GradientAscent
         from palimpsest.objectives.npo import NPO
-        from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
+        from palimpsest.statistics import paired_bootstrap_over_seeds
 
         rates, steps, beta = (1e-4, 3e-4, 1e-3), 200, 0.5
         retain = on("retain", CrossEntropy())
@@ -169,12 +168,6 @@ class KeepsMoreAtEqualForgetting(Claim):
         for rate in rates:
             change = paired_bootstrap_over_seeds(kept["gradient ascent", rate].scores, kept["NPO", rate].scores)
             conditions.append(Condition(f"the same at learning rate {rate:g}", change, "above", 0.0))
-        figures = []
-        for (name, rate), found in kept.items():
-            figures += [
-                figure(f"retain recall, {name}, {rate:g}", bootstrap_over_seeds(found.scores)),
-                figure(f"of it never replayed, {name}, {rate:g}", bootstrap_over_seeds(found.unseen)),
-                figure(f"steps to forget, {name}, {rate:g}", found.steps),
-            ]
+        figures = [f for (name, rate), found in kept.items() for f in found.figures(f"{name}, {rate:g}")]
         settings = {f"best rate of {name}": rate for name, rate in best.items()}
         return evidence(conditions, figures, {"beta": beta, "most steps": steps, **settings}, needed=2)

@@ -1,0 +1,141 @@
+"""The command line: frozen flags, one-sentence failures, and a whole run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palimpsest.cli import main, parser
+
+FLAGS = {
+    "run": {"recipe", "--out", "--set", "--allow-imports"},
+    "audit": {"recipe", "--out", "--set", "--allow-imports"},
+    "compare": {"folders", "--out"},
+    "fit": {"table", "--law", "--predict"},
+    "verify": {"paper", "--budget", "--seeds", "--out"},
+    "list": {"words"},
+    "new": {"noun", "name"},
+}
+
+RECIPE = """
+name: tiny
+model: {pretrained: tiny-llama}
+roles:
+  forget: {zoo: authors, part: forget, people: 4, facts: 2, forget: 1}
+  retain: {zoo: authors, part: retain, people: 4, facts: 2, forget: 1}
+objective: [{on: forget, npo: {beta: 0.1}}, {on: retain, cross_entropy: {}}]
+train: {steps: 2, batch: 2, lr: 1e-3}
+audits: {forget: [probability], retain: [probability]}
+baselines: [do_nothing, gradient_ascent]
+expect: {forget/probability: lower}
+"""
+
+
+def test_the_flags_are_frozen() -> None:
+    (verbs,) = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    found = {
+        name: {action.option_strings[-1] if action.option_strings else action.dest for action in verb._actions}
+        - {"--help"}
+        for name, verb in verbs.choices.items()
+    }
+    assert found == FLAGS
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    assert main(["run", str(folder / "tiny.yaml"), "--out", str(folder / "a")]) == 0
+    return folder
+
+
+def test_a_run_leaves_a_report_and_runs_again_from_its_resolved_recipe(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((finished / "a/report.json").read_text())
+    assert {run["name"] for run in report["runs"]} == {"before", "after", "do_nothing", "gradient_ascent"}
+    assert (finished / "a/report.html").read_text().startswith("<!DOCTYPE html>")
+    assert main(["run", str(finished / "a/recipe.yaml"), "--out", str(finished / "b")]) == 0
+    assert "forget / probability" in capsys.readouterr().out
+    assert json.loads((finished / "b/report.json").read_text())["scores"] == report["scores"]
+
+
+def test_a_finished_run_is_not_done_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((finished / "a/report.json").read_text())["scores"]
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "a")]) == 0
+    assert "step 1/2" not in capsys.readouterr().err
+    assert json.loads((finished / "a/report.json").read_text())["scores"] == before
+
+
+def test_compare_pairs_by_item_and_refuses_other_items(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = finished / "c"
+    override = ["--set", "objective.0.npo.beta=1.0"]
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(other), *override]) == 0
+    assert main(["compare", str(finished / "a"), str(other), "--out", str(finished / "compare")]) == 0
+    assert (finished / "compare/report.html").exists()
+    fewer = ["--set", "roles.forget.facts=1", "--set", "roles.retain.facts=1"]
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "d"), *fewer]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(finished / "a"), str(finished / "d"), "--out", str(finished / "compare")]) == 2
+    assert "cannot be paired" in capsys.readouterr().err
+
+
+def test_audit_measures_without_training(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", str(finished / "tiny.yaml"), "--out", str(finished / "audit")]) == 0
+    assert "retain / probability: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("objective.0.npo.bta=1", "npo has no field 'bta'; it has: beta, reduction"),
+        ("objective.0.npo.beta=-1", "beta must be above 0"),
+        ("train.lr=fast", "train.lr"),
+        ("audits.forget=[perplexty]", "did you mean 'perplexity'"),
+        ("model.pretrained=tiny-lama", "tiny-llama"),
+        ("roles.forget.zoo=author", "did you mean 'authors'"),
+        ("expect={forget/rouge: lower}", "nothing measures this"),
+        ("baselines=[retrain]", "retrain"),
+        ("train.batch=0", "batch must be above 0"),
+        ("train.steps=null", "either epochs or steps"),
+    ],
+)
+def test_bad_values_end_with_one_sentence(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, said: str
+) -> None:
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(tmp_path / "out"), "--set", change]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error and error.startswith("palimpsest run: ") and error.endswith((".", "?"))
+    assert "Traceback" not in error
+
+
+def test_another_recipes_folder_is_refused(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "a"), "--set", "train.lr=1e-4"]) == 2
+    assert "another recipe" in capsys.readouterr().err
+
+
+def test_list_finds_by_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "objectives", "unlearning"]) == 0
+    shown = capsys.readouterr().out
+    assert "npo" in shown and "cross_entropy" not in shown
+    assert main(["list", "nothingofthekind"]) == 1
+
+
+def test_importing_is_cheap_and_leaves_transformers_alone() -> None:
+    code = (
+        "import time, torch, sys; start = time.perf_counter(); import palimpsest; palimpsest.NPO; palimpsest.evaluate;"
+        "print(time.perf_counter() - start, *[m for m in sys.argv[1:] if m in sys.modules])"
+    )
+    heavy = ("transformers", "peft", "sklearn", "scipy", "datasets")
+    runs = [
+        subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    found = [run.stdout.split() for run in runs]
+    assert all(len(words) == 1 for words in found), found
+    assert min(float(words[0]) for words in found) < 0.3
