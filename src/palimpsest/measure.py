@@ -23,6 +23,9 @@ _Key = tuple[str, str]
 _Table = dict[_Key, dict[str, list[Scores]]]
 """(role, audit) -> run -> one ``Scores`` per seed."""
 
+_Expect = Mapping[str, str | Mapping[str, str | float]]
+"""``role/audit`` -> an expectation as a recipe writes it."""
+
 BEFORE, RETRAINED = "before", "retrained"
 ITEMS = 10
 
@@ -32,7 +35,7 @@ def build_report(
     measurements: Measurements,
     runs: Sequence[Run],
     curves: Sequence[Curve] = (),
-    expect: Mapping[str, str | Mapping[str, str | float]] | None = None,
+    expect: _Expect | None = None,
     recipe_text: str = "",
     environment: Mapping[str, object] | None = None,
     rows: Mapping[tuple[str, str], Row] | None = None,
@@ -57,7 +60,7 @@ def build_report(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         verdicts=_verdicts(table, runs, expect or {}, resamples, seed),
         runs=tuple(runs),
-        scores=tuple(_score(r, key, s, resamples, seed) for key, by_run in table.items() for r, s in by_run.items()),
+        scores=_scores(table, expect or {}, resamples, seed),
         changes=changes,
         versus=versus,
         curves=tuple(curves),
@@ -102,7 +105,27 @@ def _table(measurements: Measurements, runs: Sequence[Run]) -> tuple[_Table, lis
     return table, warnings
 
 
-def _score(run: str, key: _Key, scores: Sequence[Scores], resamples: int, seed: int) -> Score:
+def _scores(table: _Table, expect: _Expect, resamples: int, seed: int) -> tuple[Score, ...]:
+    """Every figure of every run."""
+    found = []
+    for key, by_run in table.items():
+        for run, scores in by_run.items():
+            better = _better(f"{key[0]}/{key[1]}", expect, scores[0].better)
+            found.append(_score(run, key, scores, better, resamples, seed))
+    return tuple(found)
+
+
+def _better(place: str, expect: _Expect, own: str) -> str:
+    """Which way is better: as expected, where the expectation names a direction, else as the audit says."""
+    if place not in expect:
+        return own
+    wanted = parse_expectation(expect[place], f"expect.{place}")
+    if wanted.kind == "nearer":
+        return f"nearer:{wanted.reference}"
+    return wanted.kind if wanted.kind in ("higher", "lower") else own
+
+
+def _score(run: str, key: _Key, scores: Sequence[Scores], better: str, resamples: int, seed: int) -> Score:
     interval = statistics.bootstrap_over_seeds(scores, resamples=resamples, seed=seed)
     first = scores[0]
     per_seed = tuple(statistics.aggregate(s.items, s.statistic, s.groups) for s in scores)
@@ -114,7 +137,7 @@ def _score(run: str, key: _Key, scores: Sequence[Scores], resamples: int, seed: 
         interval.high,
         len(first.ids),
         first.statistic,
-        first.better,
+        better,
         first.unit,
         per_seed,
     )
@@ -183,7 +206,7 @@ def _difference(
 def _verdicts(
     table: _Table,
     runs: Sequence[Run],
-    expect: Mapping[str, str | Mapping[str, str | float]],
+    expect: _Expect,
     resamples: int,
     seed: int,
 ) -> tuple[Verdict, ...]:

@@ -155,7 +155,11 @@ def on(role: str | tuple[str, ...], objective: Objective) -> Term:
         raise TypeError(f"on({role!r}, {objective.__name__}) needs an instance; write {objective.__name__}().")
     if not isinstance(objective, Objective):
         raise TypeError(f"on({role!r}, …) needs an objective such as CrossEntropy(), not {objective!r}.")
-    return Term((role,) if isinstance(role, str) else tuple(role), objective)
+    roles = (role,) if isinstance(role, str) else tuple(role)
+    if len(roles) != objective.arity:
+        wanted = "one role" if objective.arity == 1 else f"{objective.arity} roles, paired row by row"
+        raise ValueError(f"{type(objective).__name__} looks at {wanted}, not at {len(roles)}; name as many.")
+    return Term(roles, objective)
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ def evaluate(
         raise ValueError(
             f"The objective uses the role {missing[0]!r}, but the batch has: {', '.join(batch) or 'none'}."
         )
-    views = dict(batch.adapter.views(model, batch, total.roles, total.taps))
+    views = dict(batch.adapter.views(model, batch, total.roles, total.taps)) if total.roles else {}
     for kind, companion in (("ref", reference), ("teacher", teacher)):
         wanted = total.needs(kind)
         if wanted and companion is None:

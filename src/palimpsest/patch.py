@@ -33,7 +33,9 @@ class Patch:
         parameters = self._matched(model)
         with torch.no_grad():
             for name, change in self.delta.items():
-                parameters[name].add_(change.to(parameters[name]), alpha=scale)
+                parameter = parameters[name]
+                exact = torch.promote_types(parameter.dtype, change.dtype)  # rounded once, when it is stored
+                parameter.copy_(parameter.to(exact).add(change.to(parameter.device, exact), alpha=scale))
 
     def revert(self, model: nn.Module) -> None:
         """Subtracts the change again: exact up to rounding. ``applied`` restores every bit."""

@@ -46,12 +46,8 @@ def _term(spec: Mapping[str, Any], place: str, allow_imports: bool) -> Term:
         term = on(roles if isinstance(roles, str) else tuple(roles), method)
     except TypeError:  # a class of the user's that is none
         raise RecipeError(f"{place}: {short(methods[0])} is no objective; name a subclass of Objective.") from None
-    arity = method.arity
-    if len(term.role) != arity:
-        raise RecipeError(
-            f"{place}.on: {methods[0]} looks at {arity} role{'s' if arity > 1 else ''} together, not at"
-            f" {len(term.role)}; name as many."
-        )
+    except ValueError as error:  # on more or fewer roles than it looks at
+        raise RecipeError(f"{place}.on: {error}") from None
     return term * _weight(spec.get("weight", 1.0), f"{place}.weight", allow_imports)
 
 

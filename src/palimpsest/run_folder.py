@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def claim(out: Path, recipe: Recipe) -> None:
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
     if kept.exists():
         if kept.read_text(encoding="utf-8") == own:
+            for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             return
         if _started(out):
             raise RecipeError(f"{out} holds a run of another recipe; choose another folder with --out, or delete it.")

@@ -187,8 +187,6 @@ def run_stage(
         trained.companions[stage.trains] = _started(stage, place, trained.model, allow_imports)
     model = trained.companions[stage.trains] if companion else trained.model
     done = folder / "outcome.json"
-    for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
     if done.exists():
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)

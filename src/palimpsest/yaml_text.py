@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
                     raise yaml.constructor.ConstructorError(
@@ -76,6 +76,10 @@ for _kind in (_Loader, _Dumper):
         _kind.add_implicit_resolver(
             _TAG + _name, re.compile(f"^(?:{_pattern})$"), [c.replace("\0", "") for c in _first]
         )
+_PLAIN = ("null", "bool", "float", "str", "seq", "map")
+_Loader.yaml_constructors = {
+    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in (None, *(_TAG + n for n in _PLAIN))
+}  # no dates, sets and bytes: what a recipe holds can be written back
 _Loader.add_constructor(_TAG + "int", _whole_number)
 _Dumper.add_representer(str, _text)
 
@@ -92,7 +96,9 @@ def parse(text: str) -> Any:
         raise NotYaml("it holds a control character", line) from None
     except RecursionError:
         raise NotYaml("it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a tag such as !!int before something else
+    except LookupError:
+        raise NotYaml("a tag such as !!bool stands before another kind of value") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise NotYaml(" ".join(str(error).split()) or "unreadable") from None
 
 

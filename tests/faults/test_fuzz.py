@@ -134,7 +134,18 @@ def test_the_recipes_that_are_broken_here_are_whole() -> None:
 def test_any_text_is_a_recipe_or_a_sentence(data: st.DataObject) -> None:
     """Lines of real recipes in any order, cut anywhere, with any text between them."""
     lines = [line for file in FILES for line in file.read_text(encoding="utf-8").splitlines()]
-    lines += [*(c * 40 for c in "[{&*!|>-"), "&a [*a]", "<<: *a", "? [1]", "!!int x", "!!timestamp x", "---", "a: !x 1"]
+    lines += [
+        *(c * 40 for c in "[{&*!|>-"),
+        "&a [*a]",
+        "<<: *a",
+        "? [1]",
+        "!!int x",
+        "!!timestamp x",
+        "!!bool x",
+        "!!float",
+        "!!map [1]",
+    ]
+    lines += ["---", "a: !x 1", "!!set {a}", "!!binary aGk"]
     text = "\n".join(data.draw(st.lists(st.one_of(st.sampled_from(lines), st.text(max_size=20)), max_size=12)))
     text = text[: data.draw(st.integers(0, 400))]
     try:

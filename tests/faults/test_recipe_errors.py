@@ -43,7 +43,7 @@ MISTAKES: list[tuple[str, dict[str, object], str]] = [
     (
         "too many roles",
         {f"{TERM}.on": ["forget", "retain"]},
-        r"objective\.0\.on: .* 1 role together, not at 2; name as",
+        r"objective\.0\.on: .* one role, not at 2; name as many",
     ),
     ("weight as text", {f"{TERM}.weight": "lots"}, r"objective\.0\.weight: There is no schedule 'lots'"),
     ("infinite weight", {f"{TERM}.weight": float("inf")}, r"objective\.0\.weight: give a finite number .* not inf\."),

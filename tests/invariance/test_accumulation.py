@@ -32,6 +32,7 @@ class Prefer(Objective):
     """Pairs: the second role's answer above the first one's."""
 
     unit: ClassVar[Unit] = "pair"
+    arity: ClassVar[int] = 2
 
     def __call__(self, view: tuple[TokenView, TokenView], state: nn.Module | None = None) -> Tensor:
         return F.softplus(0.1 * (view[0].seq_logp - view[1].seq_logp))  # [B]

@@ -36,6 +36,14 @@ def test_apply_scale_and_revert() -> None:
     torch.testing.assert_close(net.bias.detach(), before + torch.tensor([1.0, -1.0]))
 
 
+def test_a_fine_change_is_rounded_once_when_a_coarse_parameter_stores_it() -> None:
+    net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    nn.init.constant_(net.weight, 1.0)
+    change = 3 * 2.0**-9 + 2.0**-16  # 1 + change is just above the middle of two bfloat16; rounded first, it is a tie
+    Patch({"weight": torch.full((1, 1), change / 3)}).apply(net, 3.0)
+    assert net.weight.item() == torch.tensor(1.0 + change).bfloat16().item()
+
+
 def test_difference_holds_only_what_changed_and_survives_a_file(tmp_path: Path) -> None:
     net = model()
     before = {n: p.detach().clone() for n, p in net.named_parameters()}

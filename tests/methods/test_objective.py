@@ -1,0 +1,52 @@
+"""Terms and their evaluation where no single method shows it: wrong roles are refused, idle forwards are not run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from palimpsest.adapters.causal_lm import CausalLM
+from palimpsest.objective import Objective, evaluate, on
+from palimpsest.objectives.cross_entropy import CrossEntropy
+from palimpsest.objectives.preference import Preference
+from palimpsest.views import ParameterView, Unit
+from palimpsest.zoo.models import tiny_llama
+
+
+@dataclass(frozen=True)
+class SquaredNorm(Objective):
+    """Half the squared norm of the parameters."""
+
+    unit: ClassVar[Unit] = "parameter"
+
+    def __call__(self, view: ParameterView, state: nn.Module | None = None) -> Tensor:
+        return torch.stack([p.square().sum() for p in view.parameters.values()]).sum() / 2
+
+
+@pytest.mark.parametrize(
+    ("role", "objective", "said"),
+    [
+        (("forget", "retain"), CrossEntropy(), "CrossEntropy looks at one role, not at 2"),
+        ("forget", Preference(), "Preference looks at 2 roles, paired row by row, not at 1"),
+    ],
+)
+def test_a_term_on_the_wrong_number_of_roles_is_refused(role: object, objective: Objective, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        on(role, objective)  # type: ignore[arg-type]
+
+
+def test_an_objective_of_the_parameters_alone_runs_no_forward() -> None:
+    model, tokenizer = tiny_llama(300, 1, 16)
+    (batch,) = CausalLM(tokenizer).roles(retain=[{"prompt": "who", "completion": " me"}]).window(0, 1, seed=0)
+
+    def refuse(module: nn.Module, inputs: object) -> None:
+        raise AssertionError("a forward was run")
+
+    model.register_forward_pre_hook(refuse)
+    found = evaluate(2.0 * on("weights", SquaredNorm()), model, batch).total
+    expected = sum(p.detach().double().square().sum() for p in model.parameters())
+    torch.testing.assert_close(found.detach().double(), expected, rtol=1e-5, atol=0)
