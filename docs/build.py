@@ -1,8 +1,8 @@
 """Builds the documentation site: ``python docs/build.py``.
 
-Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method from its file, a page for each
-paper from ``claims/`` and ``results/``) and calls mkdocs, which writes ``site/``.  The site opens from disk and
-loads nothing from another host.
+Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method from its file, for each paper from
+``claims/`` and ``results/``, and for each study in ``results/studies/``) and calls mkdocs, which writes ``site/``.
+The site opens from disk and loads nothing from another host.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from method_pages import method_page, methods_index
 from palimpsest.card import method_cards
 from palimpsest.claim import load_paper, paper_slugs
 from paper_pages import load_results, paper_page, papers_index
+from study_pages import load_studies, studies_index, study_page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -50,6 +51,11 @@ def write_source(source: Path, results: Path) -> list[Any]:
         _write(source / f"papers/{entry.slug}.md", paper_page(entry, evidence.get(entry.slug), written))
     _write(source / "papers/index.md", papers_index(entries, evidence))
 
+    studies = load_studies(results / "studies")
+    for name, report in studies.items():
+        _write(source / f"studies/{name}.md", study_page(report))
+    _write(source / "studies/index.md", studies_index(studies))
+
     by_family: dict[str, list[Any]] = defaultdict(list)
     for page in pages:
         by_family[page.family].append({page.name: page.path})
@@ -58,6 +64,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
         {"Palimpsest": "index.md"},
         {"Methods": methods},
         {"Papers": "papers/index.md"},
+        {"Studies": ["studies/index.md", *(f"studies/{name}.md" for name in studies)]},
         {"Design": "design.md"},
         {"Glossary": "glossary.md"},
         {"Tags": "tags.md"},

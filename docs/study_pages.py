@@ -1,0 +1,110 @@
+"""A page for each study: what a longer run of a recipe measured, kept in ``results/studies/``.
+
+``python docs/study_pages.py runs/tofu/report.json`` keeps a report there. The items that stand side by side in a report
+are left out: they quote the data, which may be somebody else's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from markdown_text import code, escape, table
+from palimpsest.report import Report, Run
+from palimpsest.verdict import decimals, number
+from palimpsest.verification import commit_of
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ROOT / "results" / "studies"
+
+
+def load_studies(folder: Path) -> dict[str, Report]:
+    """The kept reports by name; a file that is none is an error that names it."""
+    return {file.stem: Report.load(file) for file in sorted(folder.glob("*.json"))}
+
+
+def study_page(report: Report) -> str:
+    """The Markdown of one study: verdicts, every figure of every run, cost, recipe, and what it was measured on."""
+    parts = [f"# {escape(report.name)}"]
+    parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
+    by_role: dict[str, list[str]] = {}
+    for score in report.scores:
+        audits = by_role.setdefault(score.role, [])
+        if score.audit not in audits:
+            audits.append(score.audit)
+    for role, audits in by_role.items():
+        parts += [f"## {escape(role)}", _figures(report, role, audits)]
+    parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
+    about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
+    seeds = ", ".join(map(str, report.seeds))
+    parts.append(f"Measured on {escape(report.created[:10])}, seeds {seeds}: {about}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def studies_index(studies: dict[str, Report]) -> str:
+    """The list of studies."""
+    lines = [
+        "# Studies",
+        "Longer runs of recipes, on data that does not come with the project. Each page has every figure with its 95 %"
+        " interval, and the recipe that made it.",
+        *(f"- [{escape(report.name)}]({name}.md)" for name, report in studies.items()),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _figures(report: Report, role: str, audits: Sequence[str]) -> str:
+    """One line a run, one column an audit: the figure and its interval."""
+    found = {(s.run, s.audit): s for s in report.scores if s.role == role}
+    header = ["", *(f"{escape(audit)} ({_direction(report, role, audit)})" for audit in audits)]
+    lines = []
+    for run in report.runs:
+        line = [escape(run.label or run.name)]
+        for audit in audits:
+            score = found.get((run.name, audit))
+            if score is None:
+                line.append("")
+                continue
+            digits = decimals(score.value)
+            low, high = number(score.low, digits), number(score.high, digits)
+            line.append(f"{number(score.value, digits)} ({low} to {high})")
+        lines.append(line)
+    return table(header, lines)
+
+
+def _direction(report: Report, role: str, audit: str) -> str:
+    score = next(s for s in report.scores if (s.role, s.audit) == (role, audit))
+    wanted = score.better.replace("nearer:", "nearer ") + " is better"
+    return escape(f"{wanted}, {score.n} items")
+
+
+def _costs(runs: Sequence[Run]) -> str:
+    lines = [
+        [
+            escape(run.label or run.name),
+            "" if run.seconds is None else number(run.seconds, 0),
+            "" if run.steps is None else number(run.steps, 0),
+            "" if run.tokens is None else number(run.tokens, 0),
+            "" if run.trainable_parameters is None else number(run.trainable_parameters, 0),
+        ]
+        for run in runs
+    ]
+    return table(["", "Training seconds", "Steps", "Tokens", "Trainable parameters"], lines)
+
+
+def keep(file: Path) -> Path:
+    """Keeps a run's report without its items; returns where."""
+    report = Report.load(file)
+    commit = commit_of(ROOT / "src" / "palimpsest")
+    kept = dataclasses.replace(report, items=(), environment={**report.environment, "commit": commit})
+    target = STUDIES / f"{file.resolve().parent.name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept.save(target)
+    return target
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Name the report that is to be kept: python docs/study_pages.py runs/tofu/report.json")
+    print(f"Kept: {keep(Path(sys.argv[1]))}")
