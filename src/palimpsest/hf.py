@@ -53,7 +53,7 @@ from palimpsest.mask import Mask
 from palimpsest.objective import Counts, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import RoleBatch, Roles
-from palimpsest.step import NotFinite, Step
+from palimpsest.step import NotFinite, States, Step
 
 __all__ = ["RolesTrainer", "fit_with_trainer"]
 
@@ -264,6 +264,7 @@ def fit_with_trainer(
     mask: Mask | None = None,
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    previous: States | None = None,
     report_to: Sequence[str] = (),
 ) -> Result:
     """``loop.fit`` by a Trainer: the same arguments, the same result, the same errors; ``report_to`` names trackers."""
@@ -273,11 +274,11 @@ def fit_with_trainer(
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as output:
         args = _arguments(model, output, training, steps, seed, report_to)  # starts the process group, if there is one
         step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
-        step.prepare(roles)
+        step.prepare(roles, previous)
         trainer = RolesTrainer(args, step, roles, training, steps)
         _run(trainer, folder, on_step)
     model.eval()
-    return Result(steps, time.perf_counter() - trainer.start, step.tokens, trainer.curves)
+    return Result(steps, time.perf_counter() - trainer.start, step.tokens, trainer.curves, step.left)
 
 
 def _arguments(

@@ -27,7 +27,7 @@ from palimpsest.mask import Mask
 from palimpsest.objective import Schedule, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
-from palimpsest.step import NotFinite, Step
+from palimpsest.step import NotFinite, States, Step
 
 __all__ = [
     "Interrupted",
@@ -171,12 +171,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage did: ``curves`` hold each term's unweighted value by step."""
+    """What a stage did: ``curves`` hold each term's unweighted value by step, ``states`` what its objectives leave
+    to the next stage (``fit(previous=...)``)."""
 
     steps: int
     seconds: float
     tokens: int
     curves: Curves = field(default_factory=dict)
+    states: States = field(default_factory=dict)
 
 
 def steps_of(training: Training, roles: Roles, objective: Total) -> int:
@@ -231,8 +233,11 @@ def fit(
     mask: Mask | None = None,
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    previous: States | None = None,
 ) -> Result:
     """Trains ``model`` in place. With a ``folder``, goes on from the last complete checkpoint in it.
+
+    ``previous`` are the ``states`` of the result of an earlier stage, for objectives that remember (EWC, prototypes).
 
     Raises ``Interrupted`` on Ctrl-C and ``Stopped`` when a loss or gradient is not finite; both leave the last good
     state in ``folder``.
@@ -240,7 +245,7 @@ def fit(
     total = Total((objective,)) if isinstance(objective, Term) else objective
     autocast = torch.bfloat16 if training.precision == "bfloat16" else None
     step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
-    step.prepare(roles)
+    step.prepare(roles, previous)
     steps = steps_of(training, roles, total)
     if folder is not None and step.sharded:
         raise ValueError("The plain loop cannot save a model that FSDP splits; use train.loop: trainer, or no folder.")
@@ -307,7 +312,7 @@ class _Run:
             self._save(time.perf_counter() - start)
             raise stopped(self.done, self.steps, self.folder, error) from None
         self.model.eval()
-        return Result(self.steps, time.perf_counter() - start, self.step.tokens, self.curves)
+        return Result(self.steps, time.perf_counter() - start, self.step.tokens, self.curves, self.step.left)
 
     def _interrupt(self) -> None:
         self.interrupted = True

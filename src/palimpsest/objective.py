@@ -40,15 +40,24 @@ class Objective:
     ``unit`` says what one item is: a scored token ([B, T-1] values), a sequence, example or pair ([B] values),
     or the parameters (one value).  ``needs`` lists what must be computed beside the model: ``ref``, ``teacher``,
     ``hidden:<module path>``.  ``arity`` is the number of roles that one term is on: with more than one, ``view`` is
-    the tuple of their views, paired row by row, and items are counted on the first.
+    the tuple of their views, paired row by row, and items are counted on the first.  ``couples`` says that an item's
+    value depends on the other rows of its batch (contrastive losses): such an objective refuses accumulation, and
+    several processes unless it ``gathers`` their rows itself.
     """
 
     unit: ClassVar[Unit] = "token"
     needs: ClassVar[frozenset[str]] = frozenset()
     arity: ClassVar[int] = 1
+    couples: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
 
-    def prepare(self, model: nn.Module, roles: Roles, role: str) -> nn.Module | None:
-        """Once a stage: what the method must know beforehand (a Fisher, class means, stored states), or None."""
+    def prepare(
+        self, model: nn.Module, roles: Roles, role: str, previous: Mapping[str, Tensor] | None = None
+    ) -> nn.Module | None:
+        """Once a stage: what the method must know beforehand (a Fisher, class means, stored states), or None.
+
+        ``previous`` is the ``state_dict`` that the same method's state ended the stage before with, None in the first.
+        """
         return None
 
     def __call__(self, view: Any, state: nn.Module | None = None) -> Tensor:
@@ -73,8 +82,13 @@ class Term:
         """``role/method``, as progress bars, curves and errors show it."""
         if self.label:
             return self.label
+        return f"{'+'.join(self.role)}/{self.method}"
+
+    @property
+    def method(self) -> str:
+        """The objective's name in a recipe, or its class's where it is not one of the library's."""
         home, own = type(self.objective).__module__, type(self.objective).__name__
-        return f"{'+'.join(self.role)}/{home.rsplit('.', 1)[-1] if home.startswith('palimpsest.') else own}"
+        return home.rsplit(".", 1)[-1] if home.startswith("palimpsest.") else own
 
     def weight_at(self, progress: float) -> float:
         """The weight at ``progress`` in [0, 1]."""
@@ -138,6 +152,15 @@ class Total:
     def roles(self) -> tuple[str, ...]:
         """The data roles in use, in order of appearance."""
         return tuple(dict.fromkeys(r for t in self.terms for r in t.role if r != WEIGHTS))
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Term name -> its method, numbered where it occurs again: what finds a method's state in the next stage."""
+        found: dict[str, str] = {}
+        for term in self.terms:
+            earlier = sum(m.partition("#")[0] == term.method for m in found.values())
+            found[term.name] = f"{term.method}#{earlier + 1}" if earlier else term.method
+        return found
 
     def needs(self, kind: str) -> tuple[str, ...]:
         """The roles on which some term needs ``kind`` (``ref`` or ``teacher``)."""

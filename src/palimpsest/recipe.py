@@ -105,8 +105,9 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """select -> edit -> mask -> train -> intervention, each of them optional.
+    """select -> layers -> edit -> mask -> train -> intervention, each of them optional.
 
+    ``layers`` stand in the model while the stage trains; ``procedure`` is a loop of its own in place of the stage's.
     ``trains`` other than ``model`` names a companion that is trained beside the model, from ``starts``.
     ``reference`` auto caches what the reference said wherever that is exact, and copies the model otherwise.
     """
@@ -117,9 +118,11 @@ class Stage:
     train: dict[str, Any] | None = None
     select: dict[str, Spec] = field(default_factory=dict)
     lora: Lora | None = None
+    layers: Spec | None = None
     edit: Spec | None = None
     mask: Spec | None = None
     intervention: Spec | None = None
+    procedure: Spec | None = None
     combine: Spec | None = None
     reference: Literal["auto", "copy", "cached", "adapter_off"] = "auto"
     trains: str = "model"

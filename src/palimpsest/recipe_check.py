@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from palimpsest.objective import WEIGHTS, Total
 from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
 from palimpsest.recipe_parts import (
@@ -69,7 +71,13 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     elif stage.intervention is None and stage.edit is None:
         raise RecipeError(f"{place}: it does nothing; give it an objective, an edit or an intervention.")
     else:
-        idle = {"mask": stage.mask, "combine": stage.combine, "select": stage.select or None}
+        idle = {
+            "mask": stage.mask,
+            "combine": stage.combine,
+            "select": stage.select or None,
+            "layers": stage.layers,
+            "procedure": stage.procedure,
+        }
         for key in (k for k, v in idle.items() if v is not None):
             raise RecipeError(f"{place}.{key}: it is for training, but the stage has no objective; add one.")
     if (stage.trains != "model") != (stage.starts is not None):
@@ -77,7 +85,9 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     _check_reference(stage, total, place, recipe)
     for family, spec in {"edit": stage.edit, "mask": stage.mask, "intervention": stage.intervention}.items():
         compile_part(spec, f"{family}s", f"{place}.{family}", allow_imports=allow_imports)
+    compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
     compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
+    _check_procedure(stage, place, allow_imports)
     combine = compile_combine(stage.combine, place)
     try:
         combine.groups(total) if total is not None else None
@@ -85,6 +95,23 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
         raise RecipeError(f"{place}.combine: {error}") from None
     for role, spec in stage.select.items():
         compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
+
+
+def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
+    """A loop of its own does not know what only the stage's loop does."""
+    procedure = compile_part(stage.procedure, "procedures", f"{place}.procedure", allow_imports=allow_imports)
+    if procedure is None:
+        return
+    if not dataclasses.is_dataclass(procedure):
+        raise RecipeError(
+            f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
+            " starts) or is called from Python."
+        )
+    own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers}
+    for key in (k for k, v in own.items() if v is not None):
+        raise RecipeError(
+            f"{place}.{key}: a stage with a procedure trains in a loop of its own; remove one of the two."
+        )
 
 
 def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Recipe) -> None:

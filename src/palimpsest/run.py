@@ -34,6 +34,7 @@ from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_s
 from palimpsest.roles import Answers, Roles
 from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
 from palimpsest.stage import Outcome, Trained, explained, load_model, run_stage
+from palimpsest.step import States
 
 __all__ = ["Events", "Plan", "plans", "run"]
 
@@ -145,6 +146,7 @@ class _Start:
     weights: Mapping[str, Tensor]
     companions: Mapping[str, nn.Module] = field(default_factory=dict)
     interventions: Sequence[Intervention] = ()
+    states: States = field(default_factory=dict)
 
 
 @dataclass
@@ -180,11 +182,13 @@ class _Work:
         for plan in self.plans:
             start = starts[plan.start]
             _set_weights(loaded.model, start.weights)
-            trained = Trained(loaded.model, dict(start.companions), list(start.interventions))
+            trained = Trained(loaded.model, dict(start.companions), list(start.interventions), start.states)
             home = self.out / f"seed-{seed}" / plan.name
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
-                starts["before"] = _Start(_weights(loaded.model), trained.companions, trained.interventions)
+                starts["before"] = _Start(
+                    _weights(loaded.model), trained.companions, trained.interventions, trained.states
+                )
             self._tell(f"{plan.label}: audits", seed)
             same = not plan.stages and plan.start == "before"
             scores = self.measured["before"][seed] if same else self._audit(trained, roles, home / "scores.json", seed)

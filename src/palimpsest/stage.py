@@ -1,4 +1,4 @@
-"""One stage of a recipe: select -> edit -> mask -> train -> intervention, resumable as a whole."""
+"""One stage of a recipe: select -> layers -> edit -> mask -> train -> intervention, resumable as a whole."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from palimpsest.recipe import Lora, Recipe, RecipeError, Stage
 from palimpsest.recipe_parts import compile_combine, compile_objective, compile_part, compile_training
 from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, cache
 from palimpsest.roles import Roles
+from palimpsest.step import States
 from palimpsest.views import Adapter
 
 if TYPE_CHECKING:
     from palimpsest.adapters.rows_to_tokens import Tokens
 
 __all__ = ["Loaded", "Outcome", "Trained", "explained", "load_model", "run_stage"]
+
+
+STATES = "states.safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Trained:
     model: nn.Module
     companions: dict[str, nn.Module]
     interventions: list[Intervention]
+    states: States = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -191,11 +196,14 @@ def run_stage(
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
         outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
+        trained.states = {**trained.states, **_read_states(folder)}
     else:
-        outcome = _do(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
+        outcome, states = _do(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
+        trained.states = {**trained.states, **states}
         if stage.objective or stage.edit:
             state = model.state_dict()
             write_tensors(folder / "model.safetensors", _changed(state, model, companion))
+            _write_states(folder, states)
             write_json(done, {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
         for old in folder.glob("step-*"):
             shutil.rmtree(old, ignore_errors=True)
@@ -205,6 +213,23 @@ def run_stage(
     if intervention is not None:
         trained.interventions.append(intervention)
     return outcome
+
+
+def _write_states(folder: Path, states: States) -> None:
+    """What the objectives leave to later stages, by ``method/tensor``."""
+    if states:
+        flat = {f"{method}/{name}": value for method, own in states.items() for name, value in own.items()}
+        write_tensors(folder / STATES, flat)
+
+
+def _read_states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What ``_write_states`` wrote."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    if (folder / STATES).exists():
+        for key, value in read_tensors(folder / STATES)[0].items():
+            method, _, name = key.partition("/")
+            found.setdefault(method, {})[name] = value
+    return found
 
 
 def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) -> nn.Module:
@@ -241,15 +266,20 @@ def _do(
     folder: Path,
     on_step: Callable[[Progress], None] | None,
     allow_imports: bool,
-) -> Outcome:
+) -> tuple[Outcome, States]:
     total = compile_objective(stage, place, allow_imports=allow_imports)
     for role, spec in stage.select.items():
         selector = compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
         roles.selections[role] = selector(roles.rows[role], model)
     torch.manual_seed(seed)
     working = _with_lora(model, stage.lora, place) if stage.lora is not None else model
+    layers = compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
+    installed = False
     try:
         reference = _reference(stage, place, total, working, roles, folder)
+        if layers is not None:
+            layers.install(working)
+            installed = True
         edit = compile_part(stage.edit, "edits", f"{place}.edit", allow_imports=allow_imports)
         if edit is not None:
             edit(working, roles).apply(working)
@@ -259,9 +289,16 @@ def _do(
         if total is not None:
             training = compile_training(stage, place, allow_imports=allow_imports)
             teacher = Frozen(trained.companions["teacher"]) if "teacher" in trained.companions else None
-            result = _fit(
-                training, working, roles, total, seed, reference, teacher, stage, place, mask, folder, on_step
-            )
+            procedure = compile_part(stage.procedure, "procedures", f"{place}.procedure", allow_imports=allow_imports)
+            common: dict[str, Any] = {"seed": seed, "reference": reference, "folder": folder, "on_step": on_step}
+            common["previous"] = trained.states
+            if procedure is not None:
+                result = procedure(working, roles, total, training, **common)
+            else:
+                combine = compile_combine(stage.combine, place)
+                result = _loop(training)(
+                    working, roles, total, training, teacher=teacher, combine=combine, mask=mask, **common
+                )
         count = sum(p.numel() for p in working.parameters() if p.requires_grad)
     except Exception as error:
         told = explained(error, place)
@@ -269,45 +306,23 @@ def _do(
             raise
         raise told from error
     finally:
+        if installed:
+            layers.merge(working)
         if stage.lora is not None:
             _merge(working, model)
         roles.selections.clear()
     notes = [{"name": stage.trains, "seconds": result.seconds, "parameters": count}] if stage.trains != "model" else []
-    return Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, result.curves, notes)
+    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, result.curves, notes)
+    return outcome, result.states
 
 
-def _fit(
-    training: Training,
-    model: nn.Module,
-    roles: Roles,
-    total: Total,
-    seed: int,
-    reference: Reference | None,
-    teacher: Reference | None,
-    stage: Stage,
-    place: str,
-    mask: Any,
-    folder: Path,
-    on_step: Callable[[Progress], None] | None,
-) -> Result:
-    chosen: Callable[..., Result] = fit
-    if training.loop == "trainer":
-        from palimpsest.hf import fit_with_trainer
+def _loop(training: Training) -> Callable[..., Result]:
+    """The loop that the stage asks for."""
+    if training.loop == "plain":
+        return fit
+    from palimpsest.hf import fit_with_trainer
 
-        chosen = fit_with_trainer
-    return chosen(
-        model,
-        roles,
-        total,
-        training,
-        seed=seed,
-        reference=reference,
-        teacher=teacher,
-        combine=compile_combine(stage.combine, place),
-        mask=mask,
-        folder=folder,
-        on_step=on_step,
-    )
+    return fit_with_trainer
 
 
 def _reference(

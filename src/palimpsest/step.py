@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +26,10 @@ from palimpsest.objective import Counts, Losses, Term, Total, count_items, evalu
 from palimpsest.reference import Reference, SlowAverage
 from palimpsest.roles import RoleBatch, Roles
 
-__all__ = ["NotFinite", "Step"]
+__all__ = ["NotFinite", "States", "Step"]
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""Method -> the ``state_dict`` of what its objective prepared."""
 
 
 class NotFinite(ArithmeticError):
@@ -97,6 +100,12 @@ class Step:
                 f"{type(self.combine).__name__} needs the gradient of each group of terms apart, which DDP and FSDP do "
                 "not give; train on one process, or combine with Sum()."
             )
+        for term in self.objective.terms:
+            if term.objective.couples and not term.objective.gathers and self.processes > 1:
+                raise ValueError(
+                    f"{term.name} compares the rows of a batch with each other, and with several processes no one "
+                    "holds them all; train on one process."
+                )
         if self.mask is not None and self.sharded:
             raise ValueError("A mask freezes single weights, which FSDP splits; train on one process or with DDP.")
 
@@ -122,14 +131,28 @@ class Step:
         """The trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def prepare(self, roles: Roles) -> None:
-        """Lets every objective look at the model and its data before the first step."""
+    def prepare(self, roles: Roles, previous: States | None = None) -> None:
+        """Lets every objective look at the model and its data before the first step, and at its own last stage."""
+        methods = self.objective.methods
         for term in self.objective.terms:
             if term.name not in self.states:
-                self.states[term.name] = term.objective.prepare(self.bare, roles, term.role[0])
+                before = (previous or {}).get(methods[term.name])
+                self.states[term.name] = term.objective.prepare(self.bare, roles, term.role[0], before)
+
+    @property
+    def left(self) -> States:
+        """What the objectives' states hold now, by method: what ``prepare`` of the next stage is given."""
+        named = ((method, self.states.get(name)) for name, method in self.objective.methods.items())
+        return {m: {k: v.detach().clone() for k, v in s.state_dict().items()} for m, s in named if s is not None}
 
     def count(self, batches: Sequence[RoleBatch]) -> Counts:
         """Items of the window, summed over all processes."""
+        coupled = next((t.name for t in self.objective.terms if t.objective.couples), None)
+        if coupled is not None and len(batches) > 1:
+            raise ValueError(
+                f"{coupled} compares the rows of a batch with each other, which micro-batches would take apart; "
+                "set train.accumulation to 1."
+            )
         counts = count_items(self.objective, batches)
         tokens = sum(map(_tokens, batches))
         if self.processes > 1:

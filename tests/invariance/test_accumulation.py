@@ -44,7 +44,7 @@ class StayNear(Objective):
 
     unit: ClassVar[Unit] = "parameter"
 
-    def prepare(self, model: nn.Module, roles: Roles, role: str) -> nn.Module:
+    def prepare(self, model: nn.Module, roles: Roles, role: str, previous: object = None) -> nn.Module:
         return nn.ParameterList([p.detach().clone().requires_grad_(False) for p in model.parameters()])
 
     def __call__(self, view: ParameterView, state: nn.Module | None = None) -> Tensor:

@@ -282,7 +282,7 @@ def test_a_full_disk_at_any_call_leaves_the_last_checkpoint(
 class Momentous(CrossEntropy):
     """Weighs its loss by a state that moves after every step."""
 
-    def prepare(self, model: nn.Module, roles: Roles, role: str) -> nn.Module:
+    def prepare(self, model: nn.Module, roles: Roles, role: str, previous: object = None) -> nn.Module:
         return nn.ParameterDict({"scale": nn.Parameter(torch.tensor(1.0), requires_grad=False)})
 
     def __call__(self, view: TokenView, state: nn.Module | None = None) -> Tensor:

@@ -390,8 +390,8 @@ def test_training_is_a_frozen_schema() -> None:
     import dataclasses
 
     assert [f.name for f in dataclasses.fields(Stage)] == [
-        *("name", "objective", "train", "select", "lora", "edit", "mask", "intervention", "combine", "reference"),
-        *("trains", "starts"),
+        *("name", "objective", "train", "select", "lora", "layers", "edit", "mask", "intervention", "procedure"),
+        *("combine", "reference", "trains", "starts"),
     ]
     assert [f.name for f in dataclasses.fields(Recipe)] == [
         *("model", "roles", "stages", "audits", "name", "title", "variants", "baselines", "expect", "seeds"),
