@@ -18,7 +18,20 @@ from torch import Tensor
 
 from palimpsest.audit import Scores, Statistic
 
-__all__ = ["Arms", "Array", "align", "blocks", "check", "draws", "effective", "figures", "numbers", "tail"]
+__all__ = [
+    "Arms",
+    "Array",
+    "align",
+    "blocks",
+    "check",
+    "draw_counts",
+    "draws",
+    "effective",
+    "figures",
+    "numbers",
+    "over_seeds",
+    "tail",
+]
 
 Array = NDArray[np.float64]
 Arms = Sequence[Sequence[Scores]]
@@ -164,7 +177,7 @@ def _reorder(scores: Scores, model: Scores) -> tuple[Array, Array | None]:
     return items, groups
 
 
-def _draw(rng: np.random.Generator, rows: int, groups: Array | None, items: int) -> Array:
+def draw_counts(rng: np.random.Generator, rows: int, groups: Array | None, items: int) -> Array:
     """Counts [rows, items] of a resample with replacement, within each group when there are groups."""
     counts = np.zeros((rows, items))
     parts = [np.arange(items)] if groups is None else [np.flatnonzero(groups == g) for g in (0, 1)]
@@ -187,19 +200,19 @@ def draws(arms: Arms, combine: Callable[..., Array], resamples: int, seed: int) 
     found = []
     for rows in blocks(resamples, max(len(x) for x, _ in aligned[0])):
         sets = aligned[0][:1] if shared else aligned[0]
-        drawn = [_draw(rng, rows, g if statistic == "auc" else None, len(x)) for x, g in sets]
+        drawn = [draw_counts(rng, rows, g if statistic == "auc" else None, len(x)) for x, g in sets]
         seeds: dict[int, Array] = {}  # runs with the same number of seeds are paired by seed
         compared = []
         for arm in aligned:
             per_seed = np.stack([figures(x, statistic, g, drawn[0 if shared else i]) for i, (x, g) in enumerate(arm)])
             if len(arm) not in seeds:
-                seeds[len(arm)] = _draw(rng, rows, None, len(arm))
-            compared.append(_over_seeds(per_seed, seeds[len(arm)]))
+                seeds[len(arm)] = draw_counts(rng, rows, None, len(arm))
+            compared.append(over_seeds(per_seed, seeds[len(arm)]))
         found.append(combine(*compared))
     return value, np.concatenate(found)
 
 
-def _over_seeds(figures: Array, counts: Array) -> Array:
+def over_seeds(figures: Array, counts: Array) -> Array:
     """Figures [S, R] -> [R]: seeds weighted by their counts [R, S], the spread widened by sqrt(S / (S - 1))."""
     seeds = len(figures)
     if seeds == 1:

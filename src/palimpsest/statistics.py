@@ -34,6 +34,7 @@ __all__ = [
     "bootstrap_p",
     "combined_bootstrap",
     "distance_change",
+    "expanded_interval",
     "hedges_g",
     "holm",
     "is_binary",
@@ -141,12 +142,16 @@ def distance_change(
 def combined_bootstrap(arms: Arms, combine: Callable[..., Array], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The interval of any figure that ``combine`` makes from one array of figures per run, elementwise."""
     value, found = draws(arms, combine, resamples, seed)
-    count = effective(arms[0][0])
+    return expanded_interval(value, found, effective(arms[0][0]), max(len(arm) for arm in arms))
+
+
+def expanded_interval(value: float, found: Array, items: int, seeds: int) -> Interval:
+    """The expanded percentile interval of ``value`` from its draws ``found`` [R] over so many items and seeds."""
     if not math.isfinite(value):
         return Interval(math.nan, math.nan, math.nan)
-    if count < 2 and all(len(arm) == 1 for arm in arms):
+    if items < 2 and seeds == 1:
         return Interval(value, math.nan, math.nan)
-    lowest = tail(count)
+    lowest = tail(items)
     with np.errstate(
         invalid="ignore"
     ):  # an infinite resample lies beyond every finite one, and makes its end undefined
