@@ -41,7 +41,7 @@ def build_report(
     rows: Mapping[tuple[str, str], Row] | None = None,
     *,
     warnings: Sequence[str] = (),
-    matrices: Sequence[Matrix] | None = None,
+    matrices: Sequence[Matrix] = (),
     created: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
@@ -50,7 +50,7 @@ def build_report(
 
     Runs are held against the run ``before`` and, where there is one, against ``retrained``; verdicts are about the
     runs of kind ``after``.  ``expect`` maps ``role/audit`` to an expectation (see ``verdict``), ``rows`` (role, id)
-    to the row an item is shown with.  Without ``matrices`` they are made from the runs of kind ``stage``.
+    to the row an item is shown with.
     Raises ``ValueError`` when runs measured different items, or when an expectation cannot be read.
     """
     table, missing = _table(measurements, runs)
@@ -64,7 +64,7 @@ def build_report(
         changes=changes,
         versus=versus,
         curves=tuple(curves),
-        matrices=_matrices(table, runs) if matrices is None else tuple(matrices),
+        matrices=tuple(matrices),
         items=tuple(item for key, by_run in table.items() for item in _items(key, by_run, runs, rows or {})),
         recipe=recipe_text,
         environment=dict(environment or {}),
@@ -227,26 +227,6 @@ def _verdicts(
                 judge(run, role, audit, expectation, before, after, reference, resamples=resamples, seed=seed)
             )
     return tuple(verdicts)
-
-
-def _matrices(table: _Table, runs: Sequence[Run]) -> tuple[Matrix, ...]:
-    """One matrix for each audit that at least two stages measured."""
-    stages = [run.name for run in runs if run.kind == "stage"]
-    matrices = []
-    for audit in dict.fromkeys(key[1] for key in table):
-        roles = [key[0] for key, by_run in table.items() if key[1] == audit and any(s in by_run for s in stages)]
-        measured = [s for s in stages if any(s in table[role, audit] for role in roles)]
-        if len(measured) < 2:
-            continue
-        values = tuple(tuple(_mean(table[role, audit].get(stage, ())) for role in roles) for stage in measured)
-        better = next(s[0].better for s in table[roles[0], audit].values())
-        matrices.append(Matrix(audit, tuple(measured), tuple(roles), values, better))
-    return tuple(matrices)
-
-
-def _mean(scores: Sequence[Scores]) -> float:
-    figures = [statistics.aggregate(s.items, s.statistic, s.groups) for s in scores]
-    return sum(figures) / len(figures) if figures else math.nan
 
 
 def _items(

@@ -144,6 +144,9 @@ class Recipe:
     """The whole run.  All stages but the last lead to the model ``before``; the last leads to ``after``.
 
     ``variants`` are other last stages from the same start; ``baselines`` come from files of that folder.
+    ``tasks`` make it a sequence: stage -> the role that it teaches. Then the stages from the first task's on all lead
+    to ``after`` (and replace the last stage above), and all audits run after each of them. The key ``before`` names
+    what the model could do at the start.
     """
 
     __pydantic_config__ = STRICT
@@ -153,10 +156,17 @@ class Recipe:
     audits: dict[str, list[Spec]]
     name: str = "run"
     title: str = ""
+    tasks: dict[str, str] = field(default_factory=dict)
     variants: dict[str, list[Stage]] = field(default_factory=dict)
     baselines: list[Spec] = field(default_factory=list)
     expect: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def start(self) -> int:
+        """Number of the stages that lead to ``before``."""
+        own = [i for i, stage in enumerate(self.stages) if stage.name in self.tasks]
+        return min(own, default=len(self.stages) - 1)
 
 
 STAGE_KEYS = tuple(f.name for f in dataclasses.fields(Stage) if f.name != "name")
@@ -189,7 +199,8 @@ def parse_recipe(
         override(data, text)
     data = _with_stages(data)
     if audit_only:
-        data = {k: v for k, v in data.items() if k not in ("variants", "baselines", "expect", "seeds")} | {"stages": []}
+        trains = ("tasks", "variants", "baselines", "expect", "seeds")
+        data = {k: v for k, v in data.items() if k not in trains} | {"stages": []}
     recipe: Recipe = validated(Recipe, data)
     check(recipe, allow_imports=allow_imports, audit_only=audit_only)
     return recipe

@@ -15,6 +15,7 @@ from palimpsest.recipe_parts import (
     compile_training,
 )
 from palimpsest.role_data import check_audits, check_roles
+from palimpsest.stage_matrix import BEFORE
 
 __all__ = ["check"]
 
@@ -45,8 +46,32 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
         for i, stage in enumerate(stages):
             _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
     compile_audits(recipe, allow_imports=allow_imports)
+    _check_tasks(recipe)
     runs = _check_runs(recipe, allow_imports)
     check_audits(recipe, runs)
+
+
+def _check_tasks(recipe: Recipe) -> None:
+    """Whether each task has a stage of its own and an audit, in the order of the stages."""
+    if not recipe.tasks:
+        return
+    names = [stage.name for stage in recipe.stages]
+    for stage, role in recipe.tasks.items():
+        place = f"tasks.{short(stage, quoted=False)}"
+        if stage != BEFORE and names.count(stage) != 1:
+            known = suggest(stage, [BEFORE, *names])
+            raise RecipeError(f"{place}: it must be the name of one stage, or {BEFORE}; {known}")
+        if not recipe.audits.get(role):
+            raise RecipeError(f"{place}: nothing measures the role {short(role)}; name an audit for it under audits.")
+    if len(set(recipe.tasks.values())) != len(recipe.tasks):
+        raise RecipeError("tasks: two stages teach the same role; measure each on a role of its own.")
+    own = [names.index(stage) for stage in recipe.tasks if stage != BEFORE]
+    if not own or own != sorted(own):
+        raise RecipeError("tasks: list the stages that teach in the order in which they run, at least one.")
+    for label, stages in recipe.variants.items():
+        variant = [s.name for s in stages if s.name in recipe.tasks]
+        if len(set(variant)) != len(variant):
+            raise RecipeError(f"variants.{label}: two of its stages have the same name; rename one.")
 
 
 def _check_name(name: str, place: str) -> None:

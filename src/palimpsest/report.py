@@ -21,12 +21,25 @@ from typing import Any, Literal
 
 from palimpsest.verdict import Verdict
 
-__all__ = ["VERSION", "Change", "Curve", "Item", "Kind", "Matrix", "Report", "Run", "Score", "Verdict", "Versus"]
+__all__ = [
+    "VERSION",
+    "Change",
+    "Curve",
+    "Item",
+    "Kind",
+    "Matrix",
+    "Report",
+    "Run",
+    "Score",
+    "StageFigure",
+    "Verdict",
+    "Versus",
+]
 
 VERSION = 1
 """Raised when a field is removed or changes its meaning; an older reader refuses a newer file."""
 
-Kind = Literal["before", "after", "variant", "baseline", "stage"]
+Kind = Literal["before", "after", "variant", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -105,15 +118,26 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class StageFigure:
+    """A figure of a stage matrix, such as backward transfer, with its 95 % interval; nan where it is undefined."""
+
+    name: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """One audit after every stage: ``values[stage][role]``, and figures drawn from it such as backward transfer."""
+    """One audit of one run before its stages and after each: ``values[stage][role]``, and figures drawn from it."""
 
     audit: str
     stages: tuple[str, ...]
     roles: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
     better: str = "higher"
-    figures: dict[str, float] = field(default_factory=dict)
+    run: str = "after"
+    figures: tuple[StageFigure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_s
 from palimpsest.roles import Answers, Roles
 from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
 from palimpsest.stage import Outcome, Trained, explained, load_model, run_stage
+from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.step import States
 
 __all__ = ["Events", "Plan", "plans", "run"]
@@ -84,17 +85,22 @@ def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
     """All models of a recipe, in the order in which they are made."""
     if not recipe.stages:
         return [Plan("before", "before", recipe.model.pretrained, "pretrained", (), ())]
-    last = len(recipe.stages) - 1
-    trunk, final = tuple(recipe.stages[:-1]), recipe.stages[-1]
+    trunk, final = tuple(recipe.stages[: recipe.start]), tuple(recipe.stages[recipe.start :])
+    places = _places("stages", recipe.stages)
     found = [
-        Plan("before", "before", "before", "pretrained", trunk, _places("stages", trunk)),
-        Plan("after", "after", final.name, "before", (final,), (f"stages.{last}",)),
+        Plan("before", "before", "before", "pretrained", trunk, places[: recipe.start]),
+        Plan("after", "after", _label(final), "before", final, places[recipe.start :]),
     ]
     for label, stages in recipe.variants.items():
         found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
     for b in compile_baselines(recipe, allow_imports=allow_imports):
         found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
     return found
+
+
+def _label(stages: Sequence[Stage]) -> str:
+    """A stage's name, or those of the first and the last of several."""
+    return stages[0].name if len(stages) == 1 else f"{stages[0].name} to {stages[-1].name}"
 
 
 def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -162,12 +168,19 @@ class _Work:
     measured: dict[str, dict[int, list[Scores]]] = field(default_factory=dict)
     costs: dict[str, list[Outcome]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
+    staged: dict[str, dict[int, list[tuple[str, list[Scores]]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
-        self.parts = len(self.recipe.seeds) * sum(len(p.stages) + 1 for p in self.plans)
+        self.parts = len(self.recipe.seeds) * sum(
+            len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
+        )
         self.part = 0
+
+    def _in_sequence(self, plan: Plan) -> bool:
+        """Whether the plan is audited after each of its stages."""
+        return bool(self.recipe.tasks) and plan.start == "before" and len(plan.stages) > 1
 
     def _tell(self, label: str, seed: int) -> None:
         self.part += 1
@@ -193,9 +206,15 @@ class _Work:
             same = not plan.stages and plan.start == "before"
             scores = self.measured["before"][seed] if same else self._audit(trained, roles, home / "scores.json", seed)
             self.measured.setdefault(plan.name, {})[seed] = scores
+            if self._in_sequence(plan):
+                self.staged[plan.name][seed].append((plan.stages[-1].name, scores))
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
         outcomes = []
+        rows: list[tuple[str, list[Scores]]] = []
+        if self._in_sequence(plan):
+            rows.append((BEFORE, self.measured["before"][seed]))
+            self.staged.setdefault(plan.name, {})[seed] = rows
         for number, stage in enumerate(plan.stages):
             label = f"{plan.label}: {stage.name}" if stage.name != plan.label else plan.label
             self._tell(label, seed)
@@ -210,9 +229,25 @@ class _Work:
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
+            if self._in_sequence(plan) and number + 1 < len(plan.stages):
+                self._audit_between(stage, label, trained, roles, home / f"{number}-{stage.name}", seed, rows)
             if seed == self.recipe.seeds[0]:
                 self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
+
+    def _audit_between(
+        self,
+        stage: Stage,
+        label: str,
+        trained: Trained,
+        roles: Roles,
+        folder: Path,
+        seed: int,
+        rows: list[tuple[str, list[Scores]]],
+    ) -> None:
+        """All audits after one stage of a sequence: a row of the stage matrix."""
+        self._tell(f"{label}: audits", seed)
+        rows.append((stage.name, self._audit(trained, roles, folder / "scores.json", seed)))
 
     def _encode(self, roles: Roles) -> None:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
@@ -270,6 +305,7 @@ class _Work:
             to_yaml(self.recipe),
             environment(),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
+            matrices=stage_matrices(self.staged, self.recipe.tasks),
         )
 
     def _summary(self, plan: Plan) -> Run:

@@ -285,19 +285,6 @@ def test_relative_and_ks_comparisons():
     assert math.isnan(found["ratio"].low)
 
 
-def test_stages_become_a_matrix():
-    def stage(*levels):
-        return {0: [scores(level, role=role) for role, level in zip(("a", "b"), levels)]}
-
-    runs = [Run("before", "before"), Run("one", "stage"), Run("two", "stage"), Run("after", "after")]
-    measured = {"before": stage(0.1, 0.1), "one": stage(0.9), "two": stage(0.6, 0.8), "after": stage(0.6, 0.8)}
-    (matrix,) = build_report("run", measured, runs).matrices
-    assert (matrix.audit, matrix.stages, matrix.roles) == ("accuracy", ("one", "two"), ("a", "b"))
-    shift = float(NOISE.mean())
-    assert matrix.values[1] == pytest.approx((0.6 + shift, 0.8 + shift))
-    assert matrix.values[0][0] == pytest.approx(0.9 + shift) and math.isnan(matrix.values[0][1])
-
-
 def test_what_is_missing_is_said():
     measured = {"before": {0: [scores(0.5)]}, "after": {0: [scores(0.5)], 1: []}}
     report = build_report("run", measured, RUNS, expect={"retain/fluency": "higher"})

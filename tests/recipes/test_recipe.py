@@ -394,7 +394,7 @@ def test_training_is_a_frozen_schema() -> None:
         *("combine", "reference", "trains", "starts"),
     ]
     assert [f.name for f in dataclasses.fields(Recipe)] == [
-        *("model", "roles", "stages", "audits", "name", "title", "variants", "baselines", "expect", "seeds"),
+        *("model", "roles", "stages", "audits", "name", "title", "tasks", "variants", "baselines", "expect", "seeds"),
     ]
     assert {"epochs", "steps", "batch", "lr", "optimizer", "schedule", "checkpoint_every"} <= {
         f.name for f in dataclasses.fields(Training)

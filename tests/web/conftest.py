@@ -10,7 +10,7 @@ import torch
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
 from palimpsest.page import render
-from palimpsest.report import Curve, Matrix, Run
+from palimpsest.report import Curve, Matrix, Run, StageFigure
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -166,8 +166,11 @@ def sample(name="npo on forget10", seeds=(0, 1, 2), forget=0.35, nasty=()):
         ("stage 1: letters", "stage 2: sums", "stage 3: maps"),
         ("letters", "sums", "maps"),
         ((0.97, 0.12, 0.08), (0.71, 0.95, 0.10), (0.55, 0.83, 0.94)),
-        "higher",
-        {"backward transfer": -0.27, "average accuracy": 0.773},
+        figures=(
+            StageFigure("overall_performance", 0.773, 0.742, 0.801),
+            StageFigure("backward_transfer", -0.27, -0.33, -0.21),
+            StageFigure("forward_transfer"),
+        ),
     )
     recipe = (
         "model: {pretrained: smollm2-135m}\nobjective:\n  - {on: forget, npo: {beta: 0.1}}\n"

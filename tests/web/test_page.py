@@ -129,7 +129,7 @@ def test_several_reports_share_a_page(report, read_page, make_report):
 
 def test_a_matrix_shows_its_figures(report):
     page = render(report)
-    assert '<td class="n" style="--share:100%">0.97</td>' in page and "<dd>−0.27</dd>" in page
+    assert '<td class="n" style="--share:100%">0.97</td>' in page and "−0.27 <span" in page and "[−0.33, −0.21]" in page
 
 
 # ------------------------------------------------------------------------------------- text and drawing

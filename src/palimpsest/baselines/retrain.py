@@ -33,7 +33,7 @@ class Retrain:
         """The run ``retrained``, from the pretrained model."""
         if self.on not in recipe.roles:
             raise ValueError(f"retrain trains on the role {self.on!r}, which has no data; name a role with on.")
-        trunk = recipe.stages[:-1]
+        trunk = recipe.stages[: recipe.start]
         if not trunk:
             if self.train is None:
                 raise ValueError(

@@ -112,9 +112,7 @@ def _prefixed(report: Report, prefix: str) -> Report:
         changes=tuple(dataclasses.replace(c, run=prefix + c.run) for c in report.changes),
         versus=tuple(dataclasses.replace(v, run=prefix + v.run, reference=prefix + v.reference) for v in report.versus),
         curves=tuple(dataclasses.replace(c, run=prefix + c.run) for c in report.curves),
-        matrices=tuple(
-            dataclasses.replace(m, stages=tuple(prefix + stage for stage in m.stages)) for m in report.matrices
-        ),
+        matrices=tuple(dataclasses.replace(m, run=prefix + m.run) for m in report.matrices),
         items=tuple(
             dataclasses.replace(
                 i,

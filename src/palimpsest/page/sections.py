@@ -171,8 +171,17 @@ def curves(report: Report) -> str:
 
 
 def stages(report: Report) -> str:
-    """Audits over the stages and roles, as heat maps that are tables."""
-    return section("stages", "Stages", "".join(tables.heat_table(matrix) for matrix in report.matrices))
+    """Figures of the stage matrices of all runs, and each matrix as a heat map that is a table."""
+    body = ""
+    for audit in dict.fromkeys(matrix.audit for matrix in report.matrices):
+        of_audit = [matrix for matrix in report.matrices if matrix.audit == audit]
+        body += tables.stage_table(report, of_audit)
+        for place, matrix in enumerate(of_audit):
+            table = tables.heat_table(report, matrix)
+            name = escape(label_of(report, matrix.run))
+            body += table if place == 0 else f"<details><summary>{name}, stage by stage</summary>{table}</details>"
+    lead = "Every task before the first stage and after each; a dash where a figure is undefined."
+    return section("stages", "Stages", body, lead)
 
 
 def figures(report: Report) -> str:

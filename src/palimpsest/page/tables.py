@@ -7,9 +7,18 @@ from collections.abc import Iterable, Sequence
 
 from palimpsest.page import charts
 from palimpsest.page.text import amount, count, digits_of, duration, escape, memory, p_value, span
-from palimpsest.report import Change, Curve, Matrix, Report, Run, Score, Versus
+from palimpsest.report import Change, Curve, Matrix, Report, Run, Score, StageFigure, Versus
 
-__all__ = ["cost_table", "curve_table", "figure_name", "figure_table", "heat_table", "label_of", "points_table"]
+__all__ = [
+    "cost_table",
+    "curve_table",
+    "figure_name",
+    "figure_table",
+    "heat_table",
+    "label_of",
+    "points_table",
+    "stage_table",
+]
 
 Key = tuple[str, str]
 
@@ -86,7 +95,26 @@ def _curve_name(curve: Curve, labels: dict[str, str]) -> str:
     return f'{escape(curve.name).replace("_", " ")} <span class="of">{escape(labels.get(curve.run, curve.run))}</span>'
 
 
-def heat_table(matrix: Matrix) -> str:
+def stage_table(report: Report, matrices: Sequence[Matrix]) -> str:
+    """The figures of one audit's matrices, a run in each row."""
+    names = list(dict.fromkeys(f.name for m in matrices for f in m.figures))
+    rows = []
+    for matrix in matrices:
+        found = {f.name: f for f in matrix.figures}
+        cells = [_figure_cell(found.get(name)) for name in names]
+        rows.append(_row(escape(label_of(report, matrix.run)), cells))
+    head = _head("Run", *[escape(name).replace("_", " ") for name in names])
+    return _table(f"{escape(matrices[0].audit).replace('_', ' ')} over the stages, with 95 % intervals", head, rows)
+
+
+def _figure_cell(figure: StageFigure | None) -> str:
+    if figure is None or not math.isfinite(figure.value):
+        return _plain("–")
+    digits = digits_of(figure.value, figure.low, figure.high)
+    return _cell(figure.value, amount(figure.value, digits), span(figure.low, figure.high, digits))
+
+
+def heat_table(report: Report, matrix: Matrix) -> str:
     """One audit over stages and roles; the shade of a cell repeats its figure."""
     values = [v for row in matrix.values for v in row if math.isfinite(v)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -97,10 +125,9 @@ def heat_table(matrix: Matrix) -> str:
         cells = [f'<td class="n" style="--share:{s:.0f}%">{amount(v, digits)}</td>' for s, v in zip(shares, row)]
         rows.append(_row(escape(stage), cells))
     better = escape(matrix.better).replace(":", " ")
-    caption = f"{escape(matrix.audit).replace('_', ' ')} after each stage ({better} is better)"
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{amount(v)}</dd></div>" for k, v in matrix.figures.items())
-    shown = _table(caption, _head("After", *[escape(role) for role in matrix.roles]), rows, "heat")
-    return shown + (f'<dl class="facts">{facts}</dl>' if facts else "")
+    run = escape(label_of(report, matrix.run))
+    caption = f"{escape(matrix.audit).replace('_', ' ')} after each stage of {run} ({better} is better)"
+    return _table(caption, _head("After", *[escape(role) for role in matrix.roles]), rows, "heat")
 
 
 def figure_table(report: Report) -> str:

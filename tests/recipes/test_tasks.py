@@ -1,0 +1,120 @@
+"""A recipe with tasks: a sequence that is audited after every stage, and the matrix that comes of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from palimpsest.continual import StageMatrix, backward_transfer
+from palimpsest.page import render
+from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.run import Quiet, plans, run
+
+TRAIN = {"steps": 12, "batch": 32, "lr": 3e-3}
+
+
+def raw(**changes):
+    def stage(name, on, *more):
+        return {"name": name, "objective": [{"on": on, "cross_entropy": {}}, *more], "train": TRAIN}
+
+    replay = {"on": "early", "cross_entropy": {}}
+    data = {
+        "model": {"pretrained": "digits-mlp", "adapter": "classifier"},
+        "roles": {
+            "early": {"zoo": "digits", "classes": [0, 1]},
+            "late": {"zoo": "digits", "classes": [2, 3]},
+            "both": ["early", "late"],
+            "test_early": {"zoo": "digits", "part": "test", "classes": [0, 1]},
+            "test_late": {"zoo": "digits", "part": "test", "classes": [2, 3]},
+            "never": {"zoo": "digits", "part": "test", "classes": [9]},
+        },
+        "stages": [stage("first", "early"), stage("second", "late")],
+        "tasks": {"first": "test_early", "second": "test_late"},
+        "variants": {
+            "replay": [stage("first", "early"), stage("second", "late", replay)],
+            "joint": [stage("all", "both")],
+        },
+        "audits": {"test_early": ["accuracy", "probability"], "test_late": ["accuracy"], "never": ["accuracy"]},
+        "baselines": ["do_nothing"],
+        "seeds": [0, 1],
+    }
+    return {**data, **changes}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return run(parse_recipe(raw()), tmp_path_factory.mktemp("tasks") / "out")
+
+
+def test_the_matrix_holds_every_stage_and_task(report):
+    naive, replay = report.matrices  # one run that trains on all at once has none, nor an audit of one task only
+    assert (naive.run, replay.run, naive.audit) == ("after", "replay", "accuracy")
+    assert naive.stages == ("before", "first", "second")
+    assert naive.roles == ("test_early", "test_late", "never")
+    values = np.array(naive.values)
+    assert values.shape == (3, 3) and (values[2, 2] < 0.2)
+    last = {s.role: s.value for s in report.scores if s.run == "after" and s.audit == "accuracy"}
+    assert values[2] == pytest.approx([last[role] for role in naive.roles])
+
+
+def test_figures_are_those_of_the_matrix_with_intervals(report):
+    naive, replay = report.matrices
+    figures = {f.name: f for f in naive.figures}
+    own = StageMatrix.of(naive.values, (1, 2, None), better="higher")
+    transfer = figures["backward_transfer"]
+    assert transfer.value == pytest.approx(float(backward_transfer(own)))
+    defined = [f for m in (naive, replay) for f in m.figures if not np.isnan(f.value)]
+    assert all(f.low <= f.value <= f.high for f in defined) and any(f.low < f.high for f in defined)
+    assert np.isnan(figures["forward_transfer"].value)  # no level of chance was given
+    other = {f.name: f for f in replay.figures}["backward_transfer"]
+    assert transfer.high < -0.3 < other.low, "without replay the first task is forgotten, with it it is not"
+
+
+def test_the_page_shows_a_row_a_run_and_a_dash_where_undefined(report):
+    page = render(report)
+    assert "backward transfer" in page and "replay, stage by stage" in page and "accuracy after each stage of" in page
+
+
+def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
+    class Stop(Quiet):
+        def part(self, number, parts, label):
+            assert number <= parts
+            if label.startswith("replay: second"):
+                raise KeyboardInterrupt
+
+    recipe = parse_recipe(raw(seeds=[0]))
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "out", events=Stop())
+    kept = json.loads((tmp_path / "out" / "seed-0" / "after" / "0-first" / "scores.json").read_text())
+    assert {(entry["role"], entry["name"]) for entry in kept} >= {("test_late", "accuracy")}
+    resumed = run(recipe, tmp_path / "out")
+    whole = run(recipe, tmp_path / "whole")
+    assert repr(resumed.matrices) == repr(whole.matrices)  # nan is not equal to itself
+
+
+def test_stages_before_the_first_task_lead_to_before():
+    stages = [{**s, "name": n} for s, n in zip([*raw()["stages"], raw()["stages"][1]], ("pretrain", "one", "two"))]
+    recipe = parse_recipe(
+        raw(stages=stages, tasks={"before": "test_early", "one": "test_late", "two": "never"}, variants={})
+    )
+    before, after = plans(recipe)[:2]
+    assert [s.name for s in before.stages] == ["pretrain"] and [s.name for s in after.stages] == ["one", "two"]
+    assert after.places == ("stages.1", "stages.2") and after.label == "one to two"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "says"),
+    [
+        ({"frist": "test_early"}, "tasks.frist: it must be the name of one stage, or before; did you mean first?"),
+        ({"first": "early"}, "tasks.first: nothing measures the role 'early'; name an audit"),
+        ({"first": "test_early", "second": "test_early"}, "tasks: two stages teach the same role"),
+        ({"second": "test_late", "first": "test_early"}, "tasks: list the stages that teach in the order"),
+        ({"before": "test_early"}, "tasks: list the stages that teach in the order"),
+    ],
+)
+def test_bad_tasks(tasks, says):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw(tasks=tasks))
+    assert str(caught.value).startswith(says)
