@@ -200,12 +200,15 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
 
 
 def make_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD by name, or a callable (parameters, lr, weight_decay) -> optimizer.
+    """AdamW or SGD by name, or a callable (parameter groups, lr=, weight_decay=) -> optimizer.
 
-    Vectors (norms, biases) take no weight decay.
+    Vectors (norms, biases) take no weight decay.  A callable is given the parameters with their names, which
+    torch's optimizers take: some treat a matrix by what it is in the model.
     """
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    members: list[Any] = list(named) if callable(training.optimizer) else [p for _, p in named]
+    decayed = [m for m, (_, p) in zip(members, named) if p.ndim > 1]
+    plain = [m for m, (_, p) in zip(members, named) if p.ndim <= 1]
     if not decayed and not plain:
         raise ValueError("No parameter of the model is trainable; unfreeze some or attach an adapter.")
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pkgutil
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,8 @@ def build(
         method = resolve(name, family, allow_imports=allow_imports)
     except UnknownName as error:
         raise UnknownName(f"{at}{error}") from None
+    if isinstance(method, type) and not dataclasses.is_dataclass(method):
+        method = _settings_of(method)
     if not dataclasses.is_dataclass(method):
         if fields:
             raise ValueError(f"{at}{name} has no fields; remove {sorted(map(str, fields))}.")
@@ -132,6 +135,37 @@ def build(
         ) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{at}{name}: {error}") from None
+
+
+@cache
+def _settings_of(method: type) -> type:
+    """The settings of an optimizer as a frozen dataclass; any other class as it is.
+
+    Its fields are the class's keyword-only arguments, and what they are refused for is refused here.  Called with the
+    other arguments, such as (parameters, lr=, weight_decay=), it makes the optimizer.
+    """
+    import torch
+    from torch.optim import Optimizer
+
+    if not issubclass(method, Optimizer):
+        return method
+    constructor: Any = method
+    arguments = inspect.signature(method.__init__, eval_str=True).parameters.values()
+    own = [a for a in arguments if a.kind is a.KEYWORD_ONLY and a.default is not a.empty]
+
+    def call(self: Any, *positional: Any, **named: Any) -> Optimizer:
+        made: Optimizer = constructor(*positional, **named, **{a.name: getattr(self, a.name) for a in own})
+        return made
+
+    def check(self: Any) -> None:
+        call(self, [torch.nn.Parameter(torch.zeros(0))])  # the constructor's own checks
+
+    return dataclasses.make_dataclass(
+        method.__qualname__,
+        [(a.name, a.annotation, dataclasses.field(default=a.default)) for a in own],
+        frozen=True,
+        namespace={"__call__": call, "__post_init__": check, "__module__": method.__module__},
+    )
 
 
 def dump(method: Any) -> dict[str, dict[str, Any]]:
