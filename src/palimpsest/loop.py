@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -116,13 +116,24 @@ def holding_interrupts(remember: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A schedule with a warm-up of its own, as a share of the stage."""
+
+    @property
+    def warmup(self) -> float:
+        """0 where it has none after all."""
+        ...
+
+
 @dataclass(frozen=True)
 class Training:
     """How long, how fast, with what.
 
     ``epochs`` count rounds through the first role of the objective; give either ``epochs`` or ``steps``.  ``batch`` is
     the number of rows of every role in one optimizer step, over all processes and micro-batches.  ``lr`` is
-    multiplied by ``schedule(progress)`` and raised linearly over the first ``warmup`` share of the steps.
+    multiplied by ``schedule(progress)`` and raised linearly over the first ``warmup`` share of the steps; a schedule
+    that has a warm-up of its own takes none here.  Both start afresh with every stage, and so does the optimizer.
     ``precision`` bfloat16 runs the forward under autocast; weights and optimizer stay as they are.
     """
 
@@ -151,6 +162,11 @@ class Training:
             raise ValueError(f"lr must be a finite number above 0, not {self.lr}.")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps in [0, 1], not {self.warmup}.")
+        if self.warmup and isinstance(self.schedule, WarmsUp) and self.schedule.warmup:
+            raise ValueError(
+                f"The schedule {type(self.schedule).__name__} warms up over {self.schedule.warmup:g} of the steps, and"
+                f" warmup {self.warmup:g} would do so once more; set one of the two to 0."
+            )
         if self.batch % self.accumulation:
             raise ValueError(
                 f"A batch of {self.batch} rows cannot be split into {self.accumulation} equal micro-batches."

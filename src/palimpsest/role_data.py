@@ -1,36 +1,45 @@
-"""The rows of a recipe's roles: files, zoo data, unions of roles, and answers paired with a role."""
+"""The rows of a recipe's roles: files, zoo data, unions and mixes of roles, and answers paired with a role."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from palimpsest.audit import Row
 from palimpsest.data import load_rows, located, row_digest, row_key
+from palimpsest.mix import check_shares, mixed
 from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
 from palimpsest.roles import Answers
 
-__all__ = ["check_audits", "check_roles", "fingerprints", "load_roles", "refuse_shared_rows"]
+__all__ = ["check_audits", "check_roles", "fingerprints", "load_roles", "parts_of", "refuse_shared_rows"]
 
 FILE_KEYS = ("file", "columns", "rows")
 ANSWER_KEYS = ("answers", "to", "column")
+MIX_KEYS = ("mix", "rows", "tokens", "seed")
 
 
 def _kind(spec: Any, place: str) -> str:
-    """How a role is given: file, zoo, union or answers."""
+    """How a role is given: file, zoo, union, mix or answers."""
     if isinstance(spec, str) and spec.strip():
         return "file"
     if isinstance(spec, list) and spec and all(isinstance(r, str) for r in spec):
         return "union"
     if isinstance(spec, dict):
-        for key, kind in (("file", "file"), ("zoo", "zoo"), ("answers", "answers")):
-            if key in spec:
+        for kind in ("file", "zoo", "answers", "mix"):
+            if kind in spec:
                 return kind
     raise RecipeError(
-        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{answers: …, to: role}} or a list of roles, not"
-        f" {short(spec)}."
+        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{answers: …, to: role}}, {{mix: …, rows: …}} or a list of"
+        f" roles, not {short(spec)}."
     )
+
+
+def parts_of(spec: Any) -> list[str]:
+    """The roles that a union, or a mix, is made of; none for any other role."""
+    if isinstance(spec, dict):
+        return [role for role, share in spec["mix"].items() if share] if "mix" in spec else []
+    return list(spec) if isinstance(spec, list) else []
 
 
 def check_roles(recipe: Recipe) -> None:
@@ -43,18 +52,21 @@ def check_roles(recipe: Recipe) -> None:
         if not role.strip() or "/" in role or not role.isprintable() or len(role) > 80:
             raise RecipeError(f"{place}: a role's name has at most 80 printable characters and no /; rename it.")
         kind = _kind(spec, place)
-        allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS}.get(kind)
+        allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS, "mix": MIX_KEYS}.get(kind)
         unknown = [k for k in spec if k not in allowed] if isinstance(spec, dict) and allowed else []
         if unknown:
             key = short(unknown[0], quoted=False)
             raise RecipeError(f"{place}.{key}: there is no such key; {suggest(str(unknown[0]), allowed or ())}")
         _check_values(kind, spec, place)
-        named = spec if kind == "union" else [spec["to"]] if kind == "answers" else []
+        if kind == "mix":
+            _check_mix(spec, place, recipe)
+        named = list(spec if kind == "union" else spec["mix"] if kind == "mix" else [])
+        named += [spec["to"]] if kind == "answers" else []
         for other in named:
             if other not in recipe.roles or other == role:
                 known = [r for r in recipe.roles if r != role]
                 raise RecipeError(f"{place}: {short(other)} is no other role; {suggest(other, known)}")
-            if _kind(recipe.roles[other], f"roles.{other}") in ("union", "answers"):
+            if _kind(recipe.roles[other], f"roles.{other}") in ("union", "answers", "mix"):
                 raise RecipeError(f"{place}: {other!r} is itself made of roles; name the roles with data instead.")
         if len(set(named)) != len(named):
             raise RecipeError(f"{place}: a role stands in this list twice; name each once.")
@@ -77,6 +89,25 @@ def _check_values(kind: str, spec: Any, place: str) -> None:
         raise RecipeError(f"{place}.rows: give a whole number of at least 1, not {short(rows)}.")
     if kind == "answers" and not (isinstance(answers, (str, list)) and answers):
         raise RecipeError(f"{place}.answers: give a list of answers, a file, or refusals, not {short(answers)}.")
+
+
+def _check_mix(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
+    """The shares and the total of a mix."""
+    shares = spec["mix"]
+    if not (isinstance(shares, dict) and shares and all(isinstance(role, str) for role in shares)):
+        raise RecipeError(f"{place}.mix: write the share of each role, {{role: 0.05, …}}, not {short(shares)}.")
+    try:
+        check_shares(shares)
+    except ValueError as error:
+        raise RecipeError(f"{place}.mix: {error}") from None
+    if ("rows" in spec) == ("tokens" in spec):
+        raise RecipeError(f"{place}: a mix has a total of rows or of tokens; give one of the two.")
+    for key, least in (("rows", 1), ("tokens", 1), ("seed", 0)):
+        value = spec.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RecipeError(f"{place}.{key}: give a whole number of at least {least}, not {short(value)}.")
+    if "tokens" in spec and recipe.model.adapter != "causal_lm":
+        raise RecipeError(f"{place}.tokens: only rows of a language model have tokens; give rows.")
 
 
 def check_audits(recipe: Recipe, runs: Sequence[str]) -> None:
@@ -130,7 +161,7 @@ def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, li
             kind = _kind(spec, place)
             if kind == "answers":
                 answers[role] = _answers(spec, folder)
-            elif kind != "union":
+            elif kind not in ("union", "mix"):
                 rows[role] = _rows(kind, spec, place, folder)
         except (ValueError, LookupError, TypeError, OverflowError, OSError, ImportError) as error:
             text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
@@ -138,6 +169,8 @@ def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, li
     for role, spec in recipe.roles.items():
         if isinstance(spec, list):
             rows[role] = [row for other in spec for row in rows[other]]
+        elif isinstance(spec, dict) and "mix" in spec:
+            rows[role] = _mix(spec, f"roles.{role}", rows, recipe)
     for role, found in rows.items():
         _refuse_twins(role, found)
     return {role: rows[role] for role in recipe.roles if role in rows}, answers
@@ -150,6 +183,24 @@ def _rows(kind: str, spec: Any, place: str, folder: Path | None) -> list[Row]:
         return zoo.load(spec, place=place)
     options: dict[str, Any] = {"file": spec} if isinstance(spec, str) else spec
     return load_rows(options["file"], columns=options.get("columns"), rows=options.get("rows"), folder=folder)
+
+
+def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]], recipe: Recipe) -> list[Row]:
+    count = _token_counter(recipe) if "tokens" in spec else None
+    try:
+        return mixed(
+            rows, spec["mix"], rows=spec.get("rows"), tokens=spec.get("tokens"), count=count, seed=spec.get("seed", 0)
+        )
+    except ValueError as error:
+        raise RecipeError(f"{place}: {error}") from None
+
+
+def _token_counter(recipe: Recipe) -> Callable[[Row], int]:
+    """How many tokens of a row the recipe's model is scored on."""
+    from palimpsest.stage import load_model
+
+    adapter = load_model(recipe).adapter
+    return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")
 
 
 def _refuse_twins(role: str, rows: Sequence[Row]) -> None:
@@ -201,7 +252,7 @@ def _answer_file(given: str, column: str, folder: Path | None) -> list[Any]:
 
 
 def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str]:
-    """The roles with data that some stage trains on, with unions taken apart."""
+    """The roles with data that some stage trains on, with unions and mixes taken apart."""
     used: set[str] = set()
     for stage in stages:
         for term in stage.objective:
@@ -209,9 +260,8 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
             for role in [named] if isinstance(named, str) else named:
                 spec = roles.get(role)
                 used.add(role)
-                if isinstance(spec, list):
-                    used.update(spec)
-                elif isinstance(spec, dict) and "to" in spec:
+                used.update(parts_of(spec))
+                if isinstance(spec, dict) and "to" in spec:
                     used.add(spec["to"])
     return used
 
@@ -222,7 +272,7 @@ def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Non
     trained = training_roles(stages, recipe.roles)
     seen = {row_key(row): role for role in trained for row in rows.get(role, ())}
     for role in recipe.audits:
-        if role in trained or isinstance(recipe.roles[role], list):
+        if role in trained or parts_of(recipe.roles[role]):
             continue
         shared = [row_key(row) for row in rows[role] if row_key(row) in seen]
         if shared:

@@ -10,7 +10,7 @@ import torch
 from palimpsest.zoo import load
 from palimpsest.zoo.digits import digits
 from palimpsest.zoo.knowledge import KNOWLEDGE
-from palimpsest.zoo.text import general_text, instructions
+from palimpsest.zoo.text import corpus, general_text, instructions
 
 EVERY_INSTRUCTION = instructions(230)
 
@@ -42,6 +42,48 @@ def test_the_language_reference_and_the_zen_are_among_them() -> None:
 def test_general_text_says_what_there_is(rows: int, words: int) -> None:
     with pytest.raises(ValueError, match=r"passages"):
         general_text(rows, words=words)
+
+
+@pytest.mark.parametrize("part", ["docstrings", "reference", "code", "cipher"])
+def test_passages_of_a_corpus_have_one_length_and_do_not_overlap(part: str) -> None:
+    rows = corpus(part, 400, characters=48)
+    assert {len(row["text"]) for row in rows} == {48} and len({row["id"] for row in rows}) == 400
+    assert corpus(part, 30, characters=48, seed=1) == corpus(part, 60, characters=48, seed=1)[:30] != rows[:30]
+    pairs = {row["id"].rpartition("/")[0]: row["id"] for row in rows}
+    assert all(key.startswith(f"{part}/") for key in pairs)
+
+
+def test_each_corpus_is_of_its_own_kind() -> None:
+    texts = {p: " ".join(r["text"] for r in corpus(p, 800)) for p in ("docstrings", "reference", "code", "cipher")}  # type: ignore[arg-type]
+    share = {
+        part: {word: text.count(word) / len(text) for word in (" the ", "self", "=")} for part, text in texts.items()
+    }
+    assert share["docstrings"][" the "] > 0.003 and share["reference"][" the "] > 0.003
+    assert share["code"]["self"] > 10 * max(share["docstrings"]["self"], 1e-5) and share["code"]["="] > 0.005
+    assert share["cipher"][" the "] == 0.0
+
+
+def test_the_cipher_is_the_docstrings_letter_by_letter() -> None:
+    plain = {row["id"].partition("/")[2]: row["text"] for row in corpus("docstrings", 5000)}
+    cipher = {row["id"].partition("/")[2]: row["text"] for row in corpus("cipher", 5000)}
+    both = plain.keys() & cipher.keys()
+    pairs = {pair for key in both for pair in zip(plain[key], cipher[key])}
+    assert len(both) > 1000
+    assert len({a for a, _ in pairs}) == len(pairs) == len({b for _, b in pairs})  # one to one
+    assert all((a == b) == (not a.isascii() or not a.isalpha()) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        ("prose", {}, "no corpus 'prose'"),
+        ("code", {"rows": 10**7}, "passages"),
+        ("code", {"characters": 1}, "at least 2"),
+    ],
+)
+def test_a_corpus_says_what_there_is(part: str, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        corpus(part, **options)  # type: ignore[arg-type]
 
 
 def test_instructions_are_unique_and_many() -> None:
@@ -104,6 +146,7 @@ def test_digits_are_stratified_rows() -> None:
 
 def test_load_reaches_texts_and_digits() -> None:
     assert load({"zoo": "general_text", "rows": 8, "words": 40}) == general_text(8, words=40)
+    assert load({"zoo": "corpus", "part": "code", "rows": 8, "characters": 20}) == corpus("code", 8, characters=20)
     assert load({"zoo": "instructions", "rows": 8, "seed": 2}) == instructions(8, seed=2)
     assert len(load({"zoo": "digits", "part": "test", "test": 0.1})) == 180
     with pytest.raises(ValueError, match=r"digits has no part 'all'; there are: train, test"):

@@ -1,7 +1,8 @@
 """Models and data that come inside packages or are generated with known ground truth: no download is needed.
 
-Data: ``authors`` (fictitious people and their facts), ``general_text`` and ``instructions`` (what every model
-should keep), ``refusals``, ``digits``.  Models: ``zoo.models``.  A recipe asks for data as ``{zoo: authors, …}``.
+Data: ``authors`` (fictitious people and their facts), ``general_text`` and ``instructions`` (what every model should
+keep), ``corpus`` (prose, code and a made-up language for tiny models), ``refusals``, ``digits``.  Models:
+``zoo.models``.  A recipe asks for data as ``{zoo: authors, …}``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``authors``: ``part`` all, forget, retain, holdout, or their biographies (articles, forget_articles, …);
       ``people`` (12), ``facts`` (4; articles state all), ``forget`` (a number of people or a share, 0.25), ``seed``
       (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in questions or articles.
+    * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``characters`` (64), ``seed`` (0).
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
       ([3]: all but these).  ``refusals``: no options.
@@ -109,6 +111,13 @@ def _general_text(part: str, options: dict[str, Any]) -> list[Row]:
     return general_text(options.get("rows", 64), words=options.get("words", 60), seed=options.get("seed", 0))
 
 
+def _corpus(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo.text import corpus
+
+    rows, characters = options.get("rows", 256), options.get("characters", 64)
+    return corpus(part, rows, characters=characters, seed=options.get("seed", 0))  # type: ignore[arg-type]
+
+
 def _instructions(part: str, options: dict[str, Any]) -> list[Row]:
     from palimpsest.zoo.text import instructions
 
@@ -134,6 +143,9 @@ DATASETS: Mapping[str, _Dataset] = {
         _authors,
         {"people": int, "facts": int, "forget": float, "seed": int},
         ("all", "forget", "retain", "holdout", "articles", "forget_articles", "retain_articles", "holdout_articles"),
+    ),
+    "corpus": _Dataset(
+        _corpus, {"rows": int, "characters": int, "seed": int}, ("docstrings", "reference", "code", "cipher")
     ),
     "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),

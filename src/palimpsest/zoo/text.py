@@ -1,7 +1,8 @@
 """Ordinary text and ordinary knowledge, to see what a model keeps: nothing is downloaded.
 
-``general_text`` is English prose from the running interpreter's own documentation; ``instructions`` are short
-questions whose answers a small instruction model mostly knows.
+``general_text`` is English prose from the running interpreter's own documentation; ``corpus`` cuts that prose, the
+interpreter's own source code and a made-up language into passages of one length, to train tiny models on one after the
+other; ``instructions`` are short questions whose answers a small instruction model mostly knows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from palimpsest.zoo.authors import WRONG, fact
 from palimpsest.zoo.knowledge import KNOWLEDGE
@@ -24,7 +25,7 @@ from palimpsest.zoo.knowledge import KNOWLEDGE
 if TYPE_CHECKING:
     from palimpsest.audit import Row
 
-__all__ = ["general_text", "instructions"]
+__all__ = ["CORPORA", "corpus", "general_text", "instructions"]
 
 _MODULES = (
     *("abc", "argparse", "ast", "asyncio.events", "asyncio.streams", "asyncio.tasks", "base64", "bdb", "calendar"),
@@ -40,6 +41,9 @@ _MODULES = (
     *("urllib.request", "uuid", "warnings", "wave", "weakref", "xml.dom.minidom", "xml.etree.ElementTree"),
     *("xmlrpc.client", "zipfile"),
 )
+CORPORA = Literal["docstrings", "reference", "code", "cipher"]
+"""What ``corpus`` can be made of."""
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
@@ -76,6 +80,69 @@ def _passages(words: int) -> tuple[tuple[str, str], ...]:
     return tuple((passage_id, passage) for passage, passage_id in reversed(first.items()))
 
 
+def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 0) -> list[Row]:
+    """Passages of exactly ``characters`` characters that do not overlap, the same for one version of Python.
+
+    * ``docstrings``: English prose of the standard library's docstrings.
+    * ``reference``: English prose of the language reference, a near neighbor of the docstrings.
+    * ``code``: the standard library's source code without its docstrings.
+    * ``cipher``: the docstrings with their letters exchanged, always in the same way.  It stands for another language:
+      word lengths, order and punctuation are those of English, and no word is known.  It is not a real language.
+
+    Row keys: ``id`` (such as ``code/argparse/12``), ``text``.  A larger ``rows`` continues a smaller one.  Raises
+    ``ValueError`` beyond what the interpreter holds.
+    """
+    if part not in get_args(CORPORA):
+        raise ValueError(f"There is no corpus {part!r}; there are: {', '.join(get_args(CORPORA))}.")
+    if characters < 2:
+        raise ValueError(f"characters is at least 2, not {characters}: one character alone predicts nothing.")
+    found = [
+        (f"{source}/{number}", text[first : first + characters])
+        for source, text in _texts(part)
+        for number, first in enumerate(range(0, len(text) - characters + 1, characters))
+    ]
+    if not 1 <= rows <= len(found):
+        raise ValueError(f"{part} has {len(found)} passages of {characters} characters; ask for 1 to that many.")
+    order = random.Random(f"corpus/{part}/{seed}").sample(range(len(found)), len(found))[:rows]
+    return [{"id": f"{part}/{found[i][0]}", "text": found[i][1]} for i in order]
+
+
+@cache
+def _texts(part: CORPORA) -> tuple[tuple[str, str], ...]:
+    """(source, text) of every source of a corpus."""
+    if part == "cipher":
+        return tuple((source, _enciphered(text)) for source, text in _texts("docstrings"))
+    if part == "code":
+        return tuple((module, _code(text)) for module, text in _module_sources())
+    wanted = [(s, texts) for s, texts in _sources() if s.startswith("topics.") == (part == "reference")]
+    seen: set[str] = set()
+    result = []
+    for source, texts in wanted:
+        paragraphs = list(dict.fromkeys(p for text in texts for p in _prose(text) if p not in seen))
+        seen.update(paragraphs)
+        result.append((source, " ".join(paragraphs)))
+    return tuple(result)
+
+
+def _code(source: str) -> str:
+    """A module's source without docstrings, empty lines and spaces at the ends of lines."""
+    lines: list[str | None] = [line.rstrip() for line in source.splitlines()]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and ast.get_docstring(node) is not None and first.end_lineno:
+                lines[first.lineno - 1 : first.end_lineno] = [None] * (first.end_lineno - first.lineno + 1)
+    return "\n".join(line for line in lines if line)
+
+
+def _enciphered(text: str) -> str:
+    """Each letter for another one, vowels for vowels and consonants for consonants."""
+    vowels, consonants = "aeiou", "bcdfghjklmnpqrstvwxyz"
+    plain = vowels + consonants
+    other = vowels[2:] + vowels[:2] + consonants[7:] + consonants[:7]
+    return text.translate(str.maketrans(plain + plain.upper(), other + other.upper()))
+
+
 def _packed(sentences: list[str], words: int) -> Iterator[str]:
     """Neighboring sentences joined to passages of 0.6 to 1.0 times ``words`` words."""
     passage: list[str] = []
@@ -94,12 +161,17 @@ def _sources() -> Iterator[tuple[str, list[str]]]:
 
     for topic in sorted(topics):
         yield f"topics.{topic}", [topics[topic]]
-    for module in ("this", *_MODULES):
+    for module, source in _module_sources("this"):
+        tree = ast.parse(source)
+        yield module, [_zen(tree)] if module == "this" else list(_docstrings(tree))
+
+
+def _module_sources(*more: str) -> Iterator[tuple[str, str]]:
+    """(name, source) of the modules; they are read, not imported: `this` prints, others start things."""
+    for module in (*more, *_MODULES):
         spec = find_spec(module)
         if spec and spec.origin and spec.origin.endswith(".py"):  # some builds leave modules out
-            # Sources are parsed, not imported: `this` prints, others start things.
-            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-            yield module, [_zen(tree)] if module == "this" else list(_docstrings(tree))
+            yield module, Path(spec.origin).read_text(encoding="utf-8")
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:

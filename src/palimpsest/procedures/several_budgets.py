@@ -1,0 +1,186 @@
+"""Keeps the decayed model of every budget of one run, and goes on from it or from where its decay began.
+
+    theta_k = model after step T_k, the last of the decay that ``wsd_s`` puts before it          k = 1 ... K
+
+    WSD-S               theta_1 -> theta_2 -> ... -> theta_K                costs T_K steps
+    WSD (``rewind``)    main branch at the peak; theta_k = its end, decayed from step T_k - D_k on;
+                        the main branch goes on from there undecayed        costs T_K + D_1 + ... + D_{K-1} steps
+
+Weights, moments and the order of the data are carried on in both.  The weights of budget k are written to
+``budget-<T_k>.safetensors`` in the folder of the stage; the model itself ends as theta_K.
+
+Paper: Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape Perspective (Wen et al., 2024),
+    arXiv 2410.05192, section 5.
+Code: written from the paper.
+Tags: optimize, schedule, pre-training.
+Needs: ``train.schedule: {wsd_s: {budgets: …}}``, and a folder.
+Differs: nothing known. Only what training may change is written: trainable weights and buffers.
+See: ``wsd_s`` (the curve), ``wsd``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from palimpsest.checkpoint import latest, moving, read_tensors, write_tensors
+from palimpsest.loop import Progress, Result, Training, fit, steps_of
+from palimpsest.objective import Total
+from palimpsest.reference import Reference
+from palimpsest.roles import Roles
+from palimpsest.schedules.wsd import WSD
+from palimpsest.schedules.wsd_s import WSDS
+from palimpsest.step import States
+
+__all__ = ["METHOD", "SeveralBudgets", "budget_file"]
+
+
+def budget_file(folder: Path, step: int) -> Path:
+    """Where the weights after ``step`` are kept."""
+    return folder / f"budget-{step:08d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One budget of a run that rewinds: its last step, the step at which its decay begins, and its own schedule."""
+
+    end: int
+    branch: int
+    schedule: WSD
+
+
+def steps_of_budgets(schedule: WSDS, steps: int) -> list[int]:
+    """The last step of every budget of a run of ``steps``."""
+    exact = [steps * budget / schedule.budgets[-1] for budget in schedule.budgets]
+    found = [round(step) for step in exact]
+    for step, mark, budget in zip(exact, found, schedule.budgets):
+        if abs(step - mark) > 1e-6:
+            raise ValueError(f"The budget {budget:g} ends between two of {steps} steps; choose steps that it divides.")
+    return found
+
+
+def legs(schedule: WSDS, steps: int) -> list[Leg]:
+    """The budgets as runs of their own, equal up to where each of them branches off."""
+    if schedule.rewarmup:
+        raise ValueError("A run that rewinds never left the peak, so it has no rewarmup; set it to 0.")
+    if not 0 < schedule.decay < 0.5:
+        raise ValueError(f"A run that rewinds decays for a part below 0.5, not {schedule.decay}; lower decay.")
+    found: list[Leg] = []
+    for end in steps_of_budgets(schedule, steps):
+        since = found[-1].end if found and schedule.of == "cycle" else 0
+        decay = schedule.decay * (end - since)
+        own = WSD(schedule.warmup * steps / end, decay / end, schedule.floor, schedule.shape)
+        found.append(Leg(end, int(end - decay + 1e-9), own))
+    if any(leg.branch <= before.branch for before, leg in itertools.pairwise(found)):
+        raise ValueError("A budget branches off before the one in front of it does; space the budgets out.")
+    return found
+
+
+@dataclass(frozen=True)
+class SeveralBudgets:
+    """``rewind`` goes on from where a decay began, as WSD does, and not from its end, as WSD-S does."""
+
+    rewind: bool = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        roles: Roles,
+        objective: Total,
+        training: Training,
+        *,
+        seed: int = 0,
+        reference: Reference | None = None,
+        folder: Path | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        previous: States | None = None,
+    ) -> Result:
+        """Killed and called again, it goes on to the same weights of every budget."""
+        schedule = training.schedule
+        if not isinstance(schedule, WSDS):
+            raise ValueError("several_budgets takes its budgets from train.schedule; write {wsd_s: {budgets: …}}.")
+        if folder is None:
+            raise ValueError("several_budgets keeps a model for every budget; give it a folder.")
+        if training.loop != "plain":
+            raise ValueError("several_budgets runs in the plain loop; remove train.loop.")
+        steps = steps_of(training, roles, objective)
+
+        def run(own: Training, home: Path, told: Callable[[Progress], None]) -> Result:
+            def both(progress: Progress) -> None:
+                told(progress)
+                if on_step is not None:
+                    on_step(progress)
+
+            return fit(
+                *(model, roles, objective, own),
+                seed=seed,
+                reference=reference,
+                folder=home,
+                on_step=both,
+                previous=previous,
+            )
+
+        if self.rewind:
+            return _rewinding(model, training, legs(schedule, steps), folder, run)
+        return _going_on(model, training, steps_of_budgets(schedule, steps), folder, run)
+
+
+Run = Callable[[Training, Path, Callable[[Progress], None]], Result]
+
+
+def _going_on(model: nn.Module, training: Training, ends: list[int], folder: Path, run: Run) -> Result:
+    """WSD-S: one run, of which the weights after each budget are written down."""
+    last = latest(folder)
+    if last is not None and last.step in ends and not budget_file(folder, last.step).exists():
+        write_tensors(budget_file(folder, last.step), read_tensors(last.folder / "model.safetensors")[0])
+
+    def keep(progress: Progress) -> None:
+        if progress.step in ends:
+            write_tensors(budget_file(folder, progress.step), moving(model))
+
+    return run(training, folder, keep)
+
+
+def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: Path, run: Run) -> Result:
+    """WSD: a run a budget; each starts from the checkpoint at which the one before branched off."""
+    steps, seconds, tokens = 0, 0.0, 0
+    for number, leg in enumerate(found):
+        home, following = folder / f"leg-{number}", folder / f"leg-{number + 1}"
+        at_start = latest(home)
+
+        def branch(step: int, home: Path = home, following: Path = following, leg: Leg = leg) -> None:
+            if step == leg.branch and leg is not found[-1] and not following.exists():
+                _handed_on(home / f"step-{step:08d}", following)
+
+        branch(at_start.step if at_start is not None else -1)  # killed between a checkpoint and its copy
+        if leg is not found[-1] and budget_file(folder, leg.end).exists():
+            continue
+        own = dataclasses.replace(
+            training, epochs=None, steps=leg.end, schedule=leg.schedule, checkpoint_every=leg.branch
+        )
+        result = run(own, home, lambda progress, branch=branch: branch(progress.step))  # type: ignore[misc]
+        write_tensors(budget_file(folder, leg.end), moving(model))
+        steps += leg.end - (at_start.step if at_start is not None else 0)
+        tokens += result.tokens - (at_start.extra["tokens"] if at_start is not None else 0)
+        seconds += result.seconds - (at_start.extra["seconds"] if at_start is not None else 0.0)
+    for old in folder.glob("leg-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    return dataclasses.replace(result, steps=steps, seconds=seconds, tokens=tokens)
+
+
+def _handed_on(checkpoint: Path, following: Path) -> None:
+    """A copy of ``checkpoint`` in the folder ``following``, which appears complete or not at all."""
+    temporary = following.with_name(f".{following.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(checkpoint, temporary / checkpoint.name)
+    os.replace(temporary, following)
+
+
+METHOD = SeveralBudgets
