@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from palimpsest.recipe import Recipe, load_recipe, parse_recipe
     from palimpsest.reference import AdapterOff, Copy, Frozen, SlowAverage, cache
     from palimpsest.report import Report
-    from palimpsest.roles import Answers, Roles
+    from palimpsest.roles import Answers, Derived, Roles
     from palimpsest.run import run
     from palimpsest.schedules.cosine import Cosine
     from palimpsest.schedules.ramp import Ramp
@@ -59,7 +59,7 @@ _HOMES = {
     "recipe": ("Recipe", "load_recipe", "parse_recipe"),
     "reference": ("AdapterOff", "Copy", "Frozen", "SlowAverage", "cache"),
     "report": ("Report",),
-    "roles": ("Answers", "Roles"),
+    "roles": ("Answers", "Derived", "Roles"),
     "run": ("run",),
     "schedules.cosine": ("Cosine",),
     "schedules.ramp": ("Ramp",),

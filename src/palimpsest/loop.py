@@ -318,10 +318,10 @@ class _Run:
                     for name, value in self.step.parts.items():
                         self.curves[name].append((self.done, value))
                 seconds = time.perf_counter() - start
-                if self.done < self.steps and self.pace.due(self.done):
-                    self._save(seconds)
-                if on_step is not None:
+                if on_step is not None:  # before the checkpoint, so that what it does to the model is kept
                     on_step(Progress(self.done, self.steps, self.step.parts, seconds))
+                if self.done < self.steps and self.pace.due(self.done):
+                    self._save(time.perf_counter() - start)
             if self.interrupted:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """Which weights may move.  What a mask freezes does not move at all.
 
 Masking only the gradient is not enough: momentum of earlier steps and weight decay would still move the
-frozen entries.  So after every step the frozen entries are put back, and their momentum is cleared.
+frozen entries.  So after every step the frozen entries are put back, and their momentum is cleared.  Buffers, such as
+the running statistics of batch normalization, follow the data in train mode, mask or not, unless a mask holds their
+module ``still``.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ __all__ = ["Mask", "Masked", "Masker"]
 
 @dataclass(frozen=True)
 class Mask:
-    """``moves`` maps a parameter's name to a bool tensor of its shape: True may move. Unnamed parameters are frozen."""
+    """``moves`` maps a parameter's name to a bool tensor of its shape: True may move. Unnamed parameters are frozen.
+
+    ``still`` names modules that stay in eval mode, their own buffers as they are; their parameters follow ``moves``.
+    """
 
     moves: Mapping[str, Tensor]
     why: str = ""
+    still: frozenset[str] = frozenset()
 
     @property
     def fraction(self) -> float:
@@ -35,13 +41,13 @@ class Mask:
 
     def save(self, path: Path) -> None:
         """Writes the mask as safetensors."""
-        write_tensors(path, dict(self.moves), {"why": self.why})
+        write_tensors(path, dict(self.moves), {"why": self.why, "still": sorted(self.still)})
 
     @staticmethod
     def load(path: Path) -> Mask:
         """Reads what ``save`` wrote."""
         moves, constants = read_tensors(path)
-        return Mask(moves, constants["why"])
+        return Mask(moves, constants["why"], frozenset(constants.get("still", ())))
 
 
 class Masker(Protocol):
@@ -53,7 +59,11 @@ class Masker(Protocol):
 
 
 class Masked:
-    """A mask at work on a model: ``before_step`` once gradients are in place, ``after_step`` after the optimizer."""
+    """A mask at work on a model.
+
+    ``before_forward`` comes before every forward pass, ``before_step`` once gradients are in place, ``after_step``
+    after the optimizer.
+    """
 
     def __init__(self, mask: Mask, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
@@ -75,6 +85,19 @@ class Masked:
                 )
             if not bool(moves.all()):
                 self._items.append((parameter, moves.to(parameter.device), parameter.detach().clone()))
+        modules = dict(model.named_modules())
+        strange = sorted(mask.still - modules.keys())
+        if strange:
+            raise ValueError(
+                f"The mask holds {strange[0]!r} still, which is no module of this model; make it for this model."
+            )
+        self._still = [modules[name] for name in sorted(mask.still)]
+        self._buffers = [(b, b.detach().clone()) for m in self._still for b in m.buffers(recurse=False)]
+
+    def before_forward(self) -> None:
+        """Puts the modules that are held still into eval mode, out of which ``model.train()`` has taken them."""
+        for module in self._still:
+            module.training = False  # not .eval(), which would also still the modules inside it
 
     def before_step(self) -> None:
         """Clears the gradient of the frozen entries, so that they count in no norm and in no momentum."""
@@ -83,8 +106,10 @@ class Masked:
                 parameter.grad.mul_(moves)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Puts the frozen entries back, bit for bit, and clears their momentum."""
+        """Puts frozen entries and buffers back, bit for bit, and clears the momentum of frozen entries."""
         with torch.no_grad():
+            for buffer, original in self._buffers:
+                buffer.copy_(original)
             for parameter, moves, original in self._items:
                 parameter.copy_(torch.where(moves, parameter, original))
                 for value in optimizer.state.get(parameter, {}).values():

@@ -14,7 +14,7 @@ from palimpsest.recipe_parts import (
     compile_part,
     compile_training,
 )
-from palimpsest.role_data import check_audits, check_roles
+from palimpsest.role_data import check_audits, check_roles, paired_with
 from palimpsest.stage_matrix import BEFORE
 
 __all__ = ["check"]
@@ -149,17 +149,13 @@ def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Reci
                 f"{place}.reference: adapter_off would see what {short(stage.edit)} rewrites in the base, not the model"
                 " before training; write auto or copy."
             )
-    drawn = [r for r in (total.needs("ref") if total is not None else ()) if _is_answers(recipe, r)]
+    wanted = total.needs("ref") if total is not None else ()
+    drawn = [r for r in wanted if paired_with(recipe.roles.get(r)) is not None]
     if stage.reference == "cached" and drawn:
         raise RecipeError(
             f"{place}.reference: the role {drawn[0]} is drawn afresh in every round, so it cannot be cached; write auto"
             " or copy."
         )
-
-
-def _is_answers(recipe: Recipe, role: str) -> bool:
-    spec = recipe.roles.get(role)
-    return isinstance(spec, dict) and "answers" in spec
 
 
 def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:

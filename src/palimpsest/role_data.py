@@ -1,37 +1,42 @@
-"""The rows of a recipe's roles: files, zoo data, unions and mixes of roles, and answers paired with a role."""
+"""The rows of a recipe's roles: files, zoo data, unions and mixes of roles, and roles paired with another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from palimpsest.audit import Row
+from palimpsest.augment import Augment
 from palimpsest.data import load_rows, located, row_digest, row_key
 from palimpsest.mix import check_shares, mixed
-from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
-from palimpsest.roles import Answers
+from palimpsest.recipe import Recipe, RecipeError, Stage, keys, short, suggest, validated
+from palimpsest.roles import Answers, Derived
 
 __all__ = ["check_audits", "check_roles", "fingerprints", "load_roles", "parts_of", "refuse_shared_rows"]
 
 FILE_KEYS = ("file", "columns", "rows")
 ANSWER_KEYS = ("answers", "to", "column")
 MIX_KEYS = ("mix", "rows", "tokens", "seed")
+AUGMENT_KEYS = ("augment", "of")
+PAIRED = {"answers": "to", "augment": "of"}
+"""Kinds of roles that are paired with another item by item, and the key that names it."""
 
 
 def _kind(spec: Any, place: str) -> str:
-    """How a role is given: file, zoo, union, mix or answers."""
+    """How a role is given: file, zoo, union, mix, answers or augment."""
     if isinstance(spec, str) and spec.strip():
         return "file"
     if isinstance(spec, list) and spec and all(isinstance(r, str) for r in spec):
         return "union"
     if isinstance(spec, dict):
-        for kind in ("file", "zoo", "answers", "mix"):
+        for kind in ("file", "zoo", "mix", *PAIRED):
             if kind in spec:
                 return kind
     raise RecipeError(
-        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{answers: …, to: role}}, {{mix: …, rows: …}} or a list of"
-        f" roles, not {short(spec)}."
+        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{mix: …, rows: …}}, {{answers: …, to: role}}, {{augment: …,"
+        f" of: role}} or a list of roles, not {short(spec)}."
     )
 
 
@@ -40,6 +45,12 @@ def parts_of(spec: Any) -> list[str]:
     if isinstance(spec, dict):
         return [role for role, share in spec["mix"].items() if share] if "mix" in spec else []
     return list(spec) if isinstance(spec, list) else []
+
+
+def paired_with(spec: Any) -> str | None:
+    """The role that a role is made from item by item, or None where it has rows of its own."""
+    found = [spec.get(key) for kind, key in PAIRED.items() if kind in spec] if isinstance(spec, dict) else []
+    return str(found[0]) if found else None
 
 
 def check_roles(recipe: Recipe) -> None:
@@ -52,7 +63,7 @@ def check_roles(recipe: Recipe) -> None:
         if not role.strip() or "/" in role or not role.isprintable() or len(role) > 80:
             raise RecipeError(f"{place}: a role's name has at most 80 printable characters and no /; rename it.")
         kind = _kind(spec, place)
-        allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS, "mix": MIX_KEYS}.get(kind)
+        allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS, "mix": MIX_KEYS, "augment": AUGMENT_KEYS}.get(kind)
         unknown = [k for k in spec if k not in allowed] if isinstance(spec, dict) and allowed else []
         if unknown:
             key = short(unknown[0], quoted=False)
@@ -61,12 +72,12 @@ def check_roles(recipe: Recipe) -> None:
         if kind == "mix":
             _check_mix(spec, place, recipe)
         named = list(spec if kind == "union" else spec["mix"] if kind == "mix" else [])
-        named += [spec["to"]] if kind == "answers" else []
+        named += [spec[PAIRED[kind]]] if kind in PAIRED else []
         for other in named:
             if other not in recipe.roles or other == role:
                 known = [r for r in recipe.roles if r != role]
                 raise RecipeError(f"{place}: {short(other)} is no other role; {suggest(other, known)}")
-            if _kind(recipe.roles[other], f"roles.{other}") in ("union", "answers", "mix"):
+            if _kind(recipe.roles[other], f"roles.{other}") in ("union", "mix", *PAIRED):
                 raise RecipeError(f"{place}: {other!r} is itself made of roles; name the roles with data instead.")
         if len(set(named)) != len(named):
             raise RecipeError(f"{place}: a role stands in this list twice; name each once.")
@@ -76,9 +87,9 @@ def _check_values(kind: str, spec: Any, place: str) -> None:
     """The types of a role's values."""
     if not isinstance(spec, dict):
         return
-    texts = {"file": ("file",), "answers": ("to", "column")}.get(kind, ())
+    texts = {"file": ("file",), "answers": ("to", "column"), "augment": ("of",)}.get(kind, ())
     for key in texts:
-        if (key in spec or key == "to") and not (isinstance(spec.get(key), str) and spec[key]):
+        if (key in spec or key in PAIRED.values()) and not (isinstance(spec.get(key), str) and spec[key]):
             raise RecipeError(f"{place}.{key}: give a text, not {short(spec.get(key))}.")
     columns, rows, answers = spec.get("columns"), spec.get("rows"), spec.get("answers")
     if kind == "file" and columns is not None:
@@ -89,6 +100,8 @@ def _check_values(kind: str, spec: Any, place: str) -> None:
         raise RecipeError(f"{place}.rows: give a whole number of at least 1, not {short(rows)}.")
     if kind == "answers" and not (isinstance(answers, (str, list)) and answers):
         raise RecipeError(f"{place}.answers: give a list of answers, a file, or refusals, not {short(answers)}.")
+    if kind == "augment":
+        _augment(spec["augment"], f"{place}.augment")
 
 
 def _check_mix(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
@@ -116,8 +129,8 @@ def check_audits(recipe: Recipe, runs: Sequence[str]) -> None:
         place = f"audits.{short(role, quoted=False)}"
         if role not in recipe.roles:
             raise RecipeError(f"{place}: this role has no data; {suggest(role, list(recipe.roles))}")
-        if _kind(recipe.roles[role], role) == "answers":
-            raise RecipeError(f"{place}: answers are drawn afresh in every round; audit the role they belong to.")
+        if _kind(recipe.roles[role], role) in PAIRED:
+            raise RecipeError(f"{place}: this role is drawn afresh in every round; audit the role it belongs to.")
         audits = audit_names(specs)
         twice = [a for a in audits if audits.count(a) > 1]
         if twice:
@@ -151,16 +164,21 @@ def audit_names(specs: Sequence[Any]) -> list[str]:
     return [spec if isinstance(spec, str) else str(next(iter(spec), "")) for spec in specs]
 
 
-def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, list[Row]], dict[str, Answers]]:
-    """Rows by role, and the roles of answers. Relative files are looked up from ``folder``. Raises ``RecipeError``."""
+def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, list[Row]], dict[str, Answers | Derived]]:
+    """Rows by role, and the roles made from others. Relative files are looked up from ``folder``.
+
+    Raises ``RecipeError``.
+    """
     rows: dict[str, list[Row]] = {}
-    answers: dict[str, Answers] = {}
+    answers: dict[str, Answers | Derived] = {}
     for role, spec in recipe.roles.items():
         place = f"roles.{role}"
         try:
             kind = _kind(spec, place)
             if kind == "answers":
                 answers[role] = _answers(spec, folder)
+            elif kind == "augment":
+                answers[role] = Derived(spec["of"], _augment(spec["augment"], f"{place}.augment"))
             elif kind not in ("union", "mix"):
                 rows[role] = _rows(kind, spec, place, folder)
         except (ValueError, LookupError, TypeError, OverflowError, OSError, ImportError) as error:
@@ -214,10 +232,10 @@ def _refuse_twins(role: str, rows: Sequence[Row]) -> None:
             )
 
 
-def fingerprints(rows: Mapping[str, Sequence[Row]], answers: Mapping[str, Answers]) -> dict[str, str]:
+def fingerprints(rows: Mapping[str, Sequence[Row]], answers: Mapping[str, Answers | Derived]) -> dict[str, str]:
     """A digest of each role's rows, by which a run folder knows its data again."""
     found = {role: row_digest({"rows": [row_digest(row) for row in own]}) for role, own in rows.items()}
-    drawn = {role: row_digest({"to": a.to, "column": a.column, "values": a.values}) for role, a in answers.items()}
+    drawn = {role: row_digest({f.name: getattr(a, f.name) for f in fields(a)}) for role, a in answers.items()}
     return found | drawn
 
 
@@ -233,6 +251,15 @@ def _answers(spec: Mapping[str, Any], folder: Path | None) -> Answers:
     else:
         values = _answer_file(str(given), column, folder)
     return Answers(spec["to"], column, tuple(values))
+
+
+def _augment(given: Any, place: str) -> Augment:
+    unknown = [k for k in given if k not in keys(Augment)] if isinstance(given, dict) else []
+    if unknown:
+        key = short(unknown[0], quoted=False)
+        raise RecipeError(f"{place}.{key}: there is no such key; {suggest(str(unknown[0]), keys(Augment))}")
+    found: Augment = validated(Augment, given, place)
+    return found
 
 
 def _answer_file(given: str, column: str, folder: Path | None) -> list[Any]:
@@ -261,8 +288,8 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
                 spec = roles.get(role)
                 used.add(role)
                 used.update(parts_of(spec))
-                if isinstance(spec, dict) and "to" in spec:
-                    used.add(spec["to"])
+                if (source := paired_with(spec)) is not None:
+                    used.add(source)
     return used
 
 

@@ -13,7 +13,7 @@ at step t, and a run that starts again at step t sees what it would have seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from palimpsest.audit import Row
 from palimpsest.select import Selection
 from palimpsest.views import Adapter, Batch, Example
 
-__all__ = ["Answers", "RoleBatch", "Roles", "seeded"]
+__all__ = ["Answers", "Derived", "RoleBatch", "Roles", "seeded"]
 
 
 def seeded(*parts: object) -> int:
@@ -48,6 +48,34 @@ class Answers:
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError(f"The answers to {self.to!r} are an empty list; give at least one {self.column}.")
+
+    def row(self, row: Row, draw: int) -> Row:
+        """``row`` with the answer that ``draw`` draws."""
+        return {**row, self.column: self.values[draw % len(self.values)]}
+
+    def trials(self, row: Row) -> Iterator[Row]:
+        """``row`` with every answer, so that a bad one is found before training."""
+        return (self.row(row, draw) for draw in range(len(self.values)))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A role paired item by item with another: the same rows, changed by ``change(row, draw)``.
+
+    ``Derived("task", Augment(shift=1))`` is a view of the task's rows that is drawn afresh in every round, in the same
+    order as the task role.  ``change`` looks at the row and the draw and at nothing else.
+    """
+
+    to: str
+    change: Callable[[Row, int], Row]
+
+    def row(self, row: Row, draw: int) -> Row:
+        """``row`` as ``draw`` changes it."""
+        return self.change(row, draw)
+
+    def trials(self, row: Row) -> Iterator[Row]:
+        """``row`` changed once."""
+        yield self.row(row, 0)
 
 
 class RoleBatch(Mapping[str, Batch]):
@@ -84,23 +112,22 @@ class Roles(Mapping[str, Sequence[Example]]):
         adapter: Adapter,
         rows: Mapping[str, Sequence[Row]],
         *,
-        answers: Mapping[str, Answers] | None = None,
+        answers: Mapping[str, Answers | Derived] | None = None,
         selections: Mapping[str, Selection] | None = None,
     ) -> None:
         self.adapter = adapter
         self.rows: dict[str, list[Row]] = {role: list(values) for role, values in rows.items()}
-        self.answers = dict(answers or {})
+        self.answers: dict[str, Answers | Derived] = dict(answers or {})
         self.selections = dict(selections or {})
         for role, values in self.rows.items():
             if not values:
                 raise ValueError(f"The role {role!r} has no rows; give it data or leave the role out.")
         for role, paired in self.answers.items():
             if paired.to not in self.rows:
-                raise ValueError(
-                    f"The role {role!r} answers {paired.to!r}, which is not a role; there are: {sorted(self.rows)}."
-                )
+                known = sorted(self.rows)
+                raise ValueError(f"The role {role!r} is made from {paired.to!r}, which is no role; there are: {known}.")
         self._encoded: dict[str, list[Example]] = {}
-        self._orders: dict[tuple[str, int, int], Tensor] = {}
+        self._orders: dict[tuple[str, int, int, int], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
         if role not in self._encoded:
@@ -117,27 +144,32 @@ class Roles(Mapping[str, Sequence[Example]]):
     def __contains__(self, role: object) -> bool:
         return role in self.rows or role in self.answers
 
+    def source(self, role: str) -> str:
+        """The role that holds the rows: the role itself, or the one that it is made from."""
+        return self.answers[role].to if role in self.answers else role
+
     def size(self, role: str) -> int:
         """Number of items that one round through the role hands out."""
-        role = self.answers[role].to if role in self.answers else role
+        role = self.source(role)
         chosen = self.selections.get(role)
         return len(self.rows[role]) if chosen is None else len(chosen.index)
 
     def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
         """(index of the item, round) at ``place`` of the role's endless order."""
-        source = self.answers[role].to if role in self.answers else role
+        source = self.source(role)
         round_, offset = divmod(place, self.size(source))
-        return int(self._order(source, round_, seed)[offset]), round_
+        index = int(self._order(source, round_, seed)[offset])
+        chosen = self.selections.get(source)
+        return index if chosen is None else int(chosen.index[index]), round_
 
     def _order(self, role: str, round_: int, seed: int) -> Tensor:
-        key = (role, round_, seed)
+        """A round's order; of the selection, where there is one, which may be another in the next stage."""
+        key = (role, round_, self.size(role), seed)
         if key not in self._orders:
             generator = torch.Generator().manual_seed(seeded(seed, role, round_))
-            order = torch.randperm(self.size(role), generator=generator)
-            chosen = self.selections.get(role)
             if len(self._orders) > 64:  # a long run must not keep the order of every round
                 self._orders.clear()
-            self._orders[key] = order if chosen is None else chosen.index[order]
+            self._orders[key] = torch.randperm(self.size(role), generator=generator)
         return self._orders[key]
 
     def example(self, role: str, place: int, seed: int) -> Example:
@@ -146,11 +178,10 @@ class Roles(Mapping[str, Sequence[Example]]):
         draw = seeded(seed, role, round_, index)
         if role in self.answers:
             paired = self.answers[role]
-            row = {**self.rows[paired.to][index], paired.column: paired.values[draw % len(paired.values)]}
-            encoded = self.adapter.encode(row, f"{role} row {index + 1}")
+            encoded = self.adapter.encode(paired.row(self.rows[paired.to][index], draw), f"{role} row {index + 1}")
         else:
             encoded = self[role][index]
-        chosen = self.selections.get(role)
+        chosen = self.selections.get(self.source(role))
         weight = 1.0 if chosen is None else float(chosen.weight_of(index))
         return {**encoded, "index": torch.tensor(index), "draw": torch.tensor(draw), "weight": torch.tensor(weight)}
 

@@ -31,7 +31,7 @@ from palimpsest.recipe import Recipe, RecipeError, Stage, to_yaml
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
-from palimpsest.roles import Answers, Roles
+from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
 from palimpsest.stage import Outcome, Trained, explained, load_model, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
@@ -162,7 +162,7 @@ class _Work:
     recipe: Recipe
     out: Path
     rows: Mapping[str, Sequence[Row]]
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, Answers | Derived]
     told: Events
     allow_imports: bool
     measured: dict[str, dict[int, list[Scores]]] = field(default_factory=dict)
@@ -258,8 +258,7 @@ class _Work:
                     roles[role]
                 else:
                     paired = roles.answers[role]
-                    for value in paired.values:
-                        row = {**self.rows[paired.to][0], paired.column: value}
+                    for row in paired.trials(self.rows[paired.to][0]):
                         roles.adapter.encode(row, f"{paired.to} row 1 with an answer")
             except Exception as error:
                 told = explained(error, f"roles.{role}")

@@ -174,6 +174,8 @@ class Step:
         differentiate: Callable[[Tensor], None] = Tensor.backward,
     ) -> Losses:
         """Adds one micro-batch's gradient; ``differentiate`` calls ``backward`` on the loss (a trainer has its own)."""
+        if self.masked is not None:
+            self.masked.before_forward()
         device = next(self.model.parameters()).device
         context = (
             contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)

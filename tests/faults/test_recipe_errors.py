@@ -76,7 +76,7 @@ MISTAKES: list[tuple[str, dict[str, object], str]] = [
     ),
     ("unknown combination", {"stages.0.combine": "sun"}, r"stages\.0\.combine: .*'sun'; did you mean sum\?"),
     ("nothing to project", {"stages.0.combine": {"one_sided_projection": {"protect": "x"}}}, r"0\.combine: .*'x'"),
-    ("selector", {"stages.0.select": {"forget": "best"}}, r"stages\.0\.select\.forget: there is no 'best', since"),
+    ("selector", {"stages.0.select": {"forget": "best"}}, r"stages\.0\.select\.forget: There is no selector 'best'"),
     ("companion without start", {"stages.0.trains": "twin"}, r"stages\.0: a companion needs both trains .* and starts"),
     (
         "adapter_off without lora",
@@ -132,6 +132,26 @@ MISTAKES: list[tuple[str, dict[str, object], str]] = [
     ("union twice", {"roles.x": ["forget", "forget"]}, r"roles\.x: a role stands in this list twice; name each once"),
     ("answers to nothing", {"roles.x": {"answers": ["no"], "to": ["a"]}}, r"roles\.x\.to: give a text, not \['a'\]\."),
     ("no answers", {"roles.x": {"answers": [], "to": "forget"}}, r"roles\.x\.answers: give a list of answers, a file,"),
+    (
+        "view of nothing",
+        {"roles.x": {"augment": {}, "of": "frget"}},
+        r"roles\.x: 'frget' is no other role; did you mean",
+    ),
+    (
+        "unknown change of a view",
+        {"roles.x": {"augment": {"shfit": 1}, "of": "forget"}},
+        r"roles\.x\.augment\.shfit: there is no such key; did you mean shift\?",
+    ),
+    (
+        "impossible view",
+        {"roles.x": {"augment": {"noise": -1}, "of": "forget"}},
+        r"roles\.x\.augment: shift and noise must not be negative",
+    ),
+    (
+        "audit of a view",
+        {"roles.x": {"augment": {"noise": 1}, "of": "forget"}, "audits.x": ["accuracy"]},
+        r"audits\.x: this role is drawn afresh in every round",
+    ),
     (
         "foreign code",
         {TERM: {"on": "forget", "mine.losses:Loss": {}}},

@@ -167,3 +167,75 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert again.why == "half of them"
     assert again.fraction == mask.fraction
     assert all(torch.equal(again.moves[n], m) and again.moves[n].dtype == torch.bool for n, m in mask.moves.items())
+
+
+# Buffers: running statistics of batch normalization
+
+
+def normalized() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_module_that_is_held_still_keeps_its_statistics(optimizer: str) -> None:
+    """Through ``fit``, with weight decay and momentum: all of module 1 stays, bit for bit, and module 4 moves."""
+    model = normalized()
+    moves = {n: torch.full(p.shape, n.startswith("4.")) for n, p in model.named_parameters()}
+    start = {n: v.clone() for n, v in model.state_dict().items()}
+    inputs, labels = data()
+    rows = [{"inputs": 3 * x + 1, "label": int(y)} for x, y in zip(inputs, labels)]
+    modes = []
+    model[1].register_forward_hook(lambda module, *_: modes.append((module.training, model[4].training)))
+    training = Training(steps=6, batch=8, lr=1e-2, weight_decay=0.1, optimizer=optimizer)
+    fit(
+        model,
+        Roles(Classifier(3), {"task": rows}),
+        on("task", CrossEntropy()),
+        training,
+        mask=Mask(moves, still=frozenset({"1"})),
+    )
+    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, start[n])}
+    assert moved == {n for n in start if n.startswith("4.")}
+    assert set(modes) == {(False, True)}
+
+
+def test_without_it_the_statistics_of_frozen_layers_follow_the_data() -> None:
+    """The fault that ``still`` is there for."""
+    model = normalized()
+    start = {n: v.clone() for n, v in model.state_dict().items()}
+    inputs, labels = data()
+    rows = [{"inputs": 3 * x + 1, "label": int(y)} for x, y in zip(inputs, labels)]
+    mask = Mask({"5.bias": torch.ones(3, dtype=torch.bool)})
+    fit(model, Roles(Classifier(3), {"task": rows}), on("task", CrossEntropy()), Training(steps=2, batch=8), mask=mask)
+    assert not torch.equal(model[1].running_mean, start["1.running_mean"])
+
+
+def test_still_statistics_with_affine_weights_that_move() -> None:
+    """Statistics and affine weights are frozen apart; a buffer that moves in eval mode too is put back."""
+    model = normalized()
+    mask = Mask({"1.weight": torch.ones(8, dtype=torch.bool)}, still=frozenset({"1", "4"}))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    masked, start = Masked(mask, model), {n: v.clone() for n, v in model.state_dict().items()}
+    inputs, labels = data()
+    model.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        masked.before_forward()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        model[4].running_var.add_(1.0)
+        masked.before_step()
+        optimizer.step()
+        masked.after_step(optimizer)
+    assert {n for n, v in model.state_dict().items() if not torch.equal(v, start[n])} == {"1.weight"}
+    assert model.training and model[0].training
+
+
+def test_a_still_module_must_exist_and_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'9' still, which is no module"):
+        Masked(Mask({}, still=frozenset({"9"})), normalized())
+    mask = Mask({"1.weight": torch.ones(8, dtype=torch.bool)}, "norms", frozenset({"4", "1"}))
+    mask.save(tmp_path / "mask.safetensors")
+    assert Mask.load(tmp_path / "mask.safetensors").still == {"1", "4"}

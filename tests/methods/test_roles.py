@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from palimpsest.adapters.classifier import Classifier
-from palimpsest.roles import Answers, Roles, seeded
+from palimpsest.augment import Augment
+from palimpsest.roles import Answers, Derived, Roles, seeded
 from palimpsest.select import Selection
 
 
@@ -80,7 +81,7 @@ def test_a_selection_chooses_and_weighs() -> None:
     ("make", "said"),
     [
         (lambda: Roles(Classifier(3), {"forget": []}), "'forget' has no rows"),
-        (lambda: roles(answers={"wrong": Answers("nobody", "label", (1,))}), "which is not a role"),
+        (lambda: roles(answers={"wrong": Answers("nobody", "label", (1,))}), "which is no role"),
         (lambda: Answers("forget", "label", ()), "empty list"),
         (lambda: roles().window(0, 4, seed=0, world=3), "multiple of 3"),
         (lambda: Roles(Classifier(2), {"forget": rows(3)})["forget"], "forget row 3: the label 2"),
@@ -92,3 +93,79 @@ def test_a_selection_chooses_and_weighs() -> None:
 def test_errors_name_the_place(make: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()  # type: ignore[operator]
+
+
+# Roles that are derived from another
+
+
+def pictures() -> list[dict]:
+    return [{"inputs": torch.arange(9.0) + 10 * i + 1, "label": i % 3} for i in range(5)]
+
+
+def test_a_derived_role_is_a_function_of_the_row_and_the_draw() -> None:
+    change = Augment(shift=1, noise=0.1)
+    data = Roles(
+        Classifier(3), {"task": pictures()}, answers={"a": Derived("task", change), "b": Derived("task", change)}
+    )
+    assert list(data) == ["task", "a", "b"] and data.size("a") == 5 and data.source("a") == "task"
+    for step in range(3):
+        (batch,) = data.window(step, 5, seed=7)
+        for role in ("a", "b"):
+            assert batch[role]["index"].tolist() == batch["task"]["index"].tolist()
+            for i, index in enumerate(batch[role]["index"].tolist()):
+                expected = change(pictures()[index], seeded(7, role, step, index))["inputs"]
+                assert torch.equal(batch[role]["inputs"][i], expected)
+        assert not torch.equal(batch["a"]["inputs"], batch["b"]["inputs"]), "the two views are drawn apart"
+        assert torch.equal(batch["a"]["labels"], batch["task"]["labels"])
+
+
+def test_a_picture_is_shifted_whole_and_leaves_its_row_alone() -> None:
+    (row,) = pictures()[:1]
+    found = {tuple(Augment(shift=1)(row, draw)["inputs"].view(3, 3).flatten().tolist()) for draw in range(200)}
+    expected = set()
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            grid = torch.zeros(5, 5)
+            grid[1:4, 1:4] = row["inputs"].view(3, 3)
+            expected.add(tuple(grid[1 + down : 4 + down, 1 + right : 4 + right].flatten().tolist()))
+    assert found == expected
+    assert torch.equal(row["inputs"], torch.arange(9.0) + 1)
+    assert Augment()(row, 3)["inputs"] is row["inputs"]
+    noise = torch.stack([Augment(noise=0.5)(row, d)["inputs"] - row["inputs"] for d in range(400)])
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.05) and abs(float(noise.mean())) < 0.03
+
+
+def test_what_cannot_be_changed_is_refused() -> None:
+    with pytest.raises(ValueError, match="shift and noise must not be negative"):
+        Augment(shift=-1)
+    with pytest.raises(ValueError, match="no square picture"):
+        Augment(shift=1)({"inputs": [1.0, 2.0]}, 0)
+    with pytest.raises(ValueError, match="is no picture"):
+        Augment(shift=1)({"text": "a"}, 0)
+    with pytest.raises(ValueError, match="'view' is made from 'nobody', which is no role"):
+        Roles(Classifier(3), {"task": rows(2)}, answers={"view": Derived("nobody", Augment())})
+
+
+def test_another_selection_gives_another_order_at_once() -> None:
+    """A later stage may select other rows of the same role under the same seed."""
+    data = roles()
+    seen(data, "forget", 3, 2)
+    for index in ([4, 1], [0, 3], [0, 1, 2]):
+        data.selections["forget"] = Selection(torch.tensor(index), torch.ones(len(index)), torch.zeros(5))
+        (batch,) = data.window(0, 2 * len(index), seed=3)
+        assert sorted(batch["forget"]["index"].tolist()) == sorted(2 * index)
+    del data.selections["forget"]
+    (batch,) = data.window(0, 5, seed=3)
+    assert sorted(batch["forget"]["index"].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_a_derived_role_follows_the_selection_of_its_rows() -> None:
+    chosen = Selection(torch.tensor([2, 4]), torch.tensor([2.0, 0.5]), torch.zeros(5))
+    data = Roles(
+        Classifier(3),
+        {"task": pictures()},
+        answers={"view": Derived("task", Augment(noise=0.1))},
+        selections={"task": chosen},
+    )
+    (batch,) = data.window(0, 2, seed=0)
+    assert dict(zip(batch["view"]["index"].tolist(), batch["view"]["weight"].tolist())) == {2: 2.0, 4: 0.5}

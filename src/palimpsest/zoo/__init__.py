@@ -45,7 +45,7 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``characters`` (64), ``seed`` (0).
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
-      ([3]: all but these).  ``refusals``: no options.
+      ([3]: all but these), ``rotate`` (0 degrees) and ``contrast`` (1; -1 is the negative).  ``refusals``: no options.
 
     ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
     name, and ``ValueError`` for an unknown part or option, and for a value out of range.
@@ -131,11 +131,12 @@ def _refusals(part: str, options: dict[str, Any]) -> list[Row]:
 
 
 def _digits(part: str, options: dict[str, Any]) -> list[Row]:
-    from palimpsest.zoo.digits import digits, of_classes
+    from palimpsest.zoo.digits import digits, of_classes, seen_otherwise
 
     train, test = digits(seed=options.get("seed", 0), test=options.get("test", 0.2))
     rows = train if part == "train" else test
-    return of_classes(rows, classes=options.get("classes"), without=options.get("without"))
+    rows = of_classes(rows, classes=options.get("classes"), without=options.get("without"))
+    return seen_otherwise(rows, rotate=options.get("rotate", 0.0), contrast=options.get("contrast", 1.0))
 
 
 DATASETS: Mapping[str, _Dataset] = {
@@ -150,6 +151,10 @@ DATASETS: Mapping[str, _Dataset] = {
     "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),
     "refusals": _Dataset(_refusals),
-    "digits": _Dataset(_digits, {"seed": int, "test": float, "classes": list, "without": list}, ("train", "test")),
+    "digits": _Dataset(
+        _digits,
+        {"seed": int, "test": float, "classes": list, "without": list, "rotate": float, "contrast": float},
+        ("train", "test"),
+    ),
 }
 """Name in a recipe -> how its rows are made."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from palimpsest.audit import Row
 
-__all__ = ["digits", "of_classes"]
+__all__ = ["digits", "of_classes", "seen_otherwise"]
 
 
 def digits(*, seed: int = 0, test: float = 0.2) -> tuple[list[Row], list[Row]]:
@@ -50,3 +51,29 @@ def of_classes(
     if not kept:
         raise ValueError("no class is left; name fewer under without, or others under classes.")
     return kept
+
+
+def seen_otherwise(rows: list[Row], *, rotate: float = 0.0, contrast: float = 1.0) -> list[Row]:
+    """The same digits in another domain: turned left by ``rotate`` degrees, then grey + ``contrast`` * (pixel - grey).
+
+    Grey is 0.5, so a contrast of -1 is the negative.  Turning by other than right angles interpolates, with black
+    outside.  The ids are those of the domain (digit-0007@90x-1), since they are other rows.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    if not (math.isfinite(rotate) and math.isfinite(contrast)) or contrast == 0:
+        raise ValueError(f"rotate and contrast are finite numbers, contrast not 0; they are {rotate} and {contrast}.")
+    if rotate == 0 and contrast == 1:
+        return list(rows)
+    pictures = torch.stack([row["inputs"] for row in rows]).view(-1, 1, 8, 8)
+    quarters = rotate % 360 / 90
+    if quarters == int(quarters):
+        pictures = torch.rot90(pictures, int(quarters), (2, 3))  # exact
+    elif rotate:
+        angle = math.radians(rotate)
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+        grid = F.affine_grid(turn.expand(len(rows), 2, 3), list(pictures.shape), align_corners=False)
+        pictures = F.grid_sample(pictures, grid, align_corners=False)
+    pictures = (0.5 + contrast * (pictures - 0.5)).reshape(-1, 64)
+    return [{**row, "id": f"{row['id']}@{rotate:g}x{contrast:g}", "inputs": x} for row, x in zip(rows, pictures)]
