@@ -48,6 +48,12 @@ class Subject(Protocol):
         """Greedy continuation of each row's prompt, without the prompt."""
         ...
 
+    def sample(
+        self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
+    ) -> list[list[str]]:
+        """``count`` random continuations of each row's prompt, which depend on that row and its seed alone."""
+        ...
+
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The first ``tokens`` tokens of each text, as text: what ``generate`` could say at most."""
         ...

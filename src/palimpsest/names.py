@@ -17,7 +17,7 @@ import inspect
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 __all__ = ["FAMILIES", "UnknownName", "build", "dump", "families", "names", "resolve"]
 
@@ -125,6 +125,8 @@ def build(
     if unknown:
         takes = f"it has: {', '.join(known)}" if known else "it has no fields"
         raise ValueError(f"{at}{name} has no field {unknown[0]!r}; {takes}.")
+    inside = ".".join([*([place] if place else []), name])
+    fields = {k: _built_inside(method, k, v, f"{inside}.{k}", allow_imports) for k, v in fields.items()}
     try:
         return TypeAdapter(method).validate_python(fields)
     except ValidationError as error:
@@ -168,9 +170,25 @@ def _settings_of(method: type) -> type:
     )
 
 
+def _built_inside(method: Any, field: str, value: Any, place: str, allow_imports: bool) -> Any:
+    """The value of a field; where the field is an objective, that objective from its spec."""
+    from palimpsest.objective import Objective
+
+    if not isinstance(value, str | dict) or get_type_hints(method).get(field) is not Objective:
+        return value
+    return build(value, "objectives", place=place, allow_imports=allow_imports)
+
+
+def _dumped_inside(value: Any) -> Any:
+    """The recipe form of a field's value."""
+    from palimpsest.objective import Objective
+
+    return dump(value) if isinstance(value, Objective) else value
+
+
 def dump(method: Any) -> dict[str, dict[str, Any]]:
     """The recipe form of a method: ``build(dump(m)) == m``."""
     cls = type(method)
     short = cls.__module__.rsplit(".", 1)[-1]
     name = short if cls.__module__.startswith("palimpsest.") else f"{cls.__module__}:{cls.__qualname__}"
-    return {name: {f.name: getattr(method, f.name) for f in dataclasses.fields(cls) if f.init}}
+    return {name: {f.name: _dumped_inside(getattr(method, f.name)) for f in dataclasses.fields(cls) if f.init}}

@@ -50,6 +50,8 @@ class Objective:
     arity: ClassVar[int] = 1
     couples: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
+    __pydantic_config__: ClassVar[Mapping[str, bool]] = {"arbitrary_types_allowed": True}
+    """For ``names.build``: a field may hold another objective, which is checked by its class."""
 
     def prepare(
         self, model: nn.Module, roles: Roles, role: str, previous: Mapping[str, Tensor] | None = None

@@ -45,6 +45,17 @@ class Sharded:
         """Greedy continuations."""
         return _shared(rows, lambda share: self.subject.generate(share, max_new_tokens))
 
+    def sample(
+        self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
+    ) -> list[list[str]]:
+        """Random continuations; a row's own seed makes them the same on whichever process."""
+
+        def ask(share: Sequence[tuple[Row, int]]) -> list[list[str]]:
+            own, their_seeds = [row for row, _ in share], [seed for _, seed in share]
+            return self.subject.sample(own, max_new_tokens, count=count, seeds=their_seeds, temperature=temperature)
+
+        return _shared(list(zip(rows, seeds, strict=True)), ask)
+
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The beginnings of texts; every process works out all of them, since no model is asked."""
         return self.subject.truncate(texts, tokens)

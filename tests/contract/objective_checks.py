@@ -24,6 +24,7 @@ from palimpsest.objective import WEIGHTS, Counts, Objective, Term, Total, count_
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.reference import Copy, Frozen, Reference
 from palimpsest.roles import RoleBatch, Roles
+from palimpsest.step import Step
 from palimpsest.views import Unit
 
 ROWS = 6
@@ -230,9 +231,19 @@ def ignores_order_of_rows(s: Setting) -> None:
 
 
 def ignores_batch_split(s: Setting) -> None:
-    """One window as micro-batches of unequal size, divided by the items of the whole window."""
+    """One window as micro-batches of unequal size, divided by the items of the whole window.
+
+    An objective that compares the rows of a batch must refuse it.
+    """
     counts = count_items(s.total, [s.batch])
     parts = [rows_of(s.batch, rows) for rows in ([0], [1, 2, 3], [4, 5])]
+    if s.objective.couples:
+        try:
+            Step(s.total, s.model).count(parts)
+        except ValueError as error:
+            assert "set train.accumulation to 1" in str(error)
+            return
+        raise AssertionError("it compares the rows of a batch, but micro-batches were taken")
     found = [measure(s, part, counts, share=1 / len(parts)) for part in parts]
     summed = torch.stack([loss for loss, _ in found]).sum(), torch.stack([g for _, g in found]).sum(0)
     same(measure(s, s.batch), summed, 1e-5, "splitting the batch")

@@ -32,6 +32,7 @@ def answers() -> dict[str, object]:
         "matches": text.matches(rows),
         "embed": text.embed(rows),
         "generate": text.generate(rows, 6),
+        "sample": text.sample(rows, 4, count=2, seeds=range(5)),
         "truncate": text.truncate(["one two three"], 2),
         "predict": classes.predict(points),
         "privacy_leakage": PrivacyLeakage()(text, data, "forget").items,

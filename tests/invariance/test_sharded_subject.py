@@ -60,6 +60,7 @@ def test_texts_are_the_same(found: Any) -> None:
     one, two = found
     for answer in two:
         assert answer["generate"] == one["generate"]
+        assert answer["sample"] == one["sample"]
         assert answer["truncate"] == one["truncate"]
     assert len(set(one["generate"])) > 1  # else their order would not show
 

@@ -52,6 +52,27 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
+class _Drawn:
+    """Leaves one token possible at each position: the one at which the cumulated probability passes a drawn number.
+
+    ``uniform`` [B, max_new_tokens] are the numbers.  Generation then takes the most likely token, so that what is drawn
+    depends neither on the other rows of a batch nor on the global random state.
+    """
+
+    def __init__(self, uniform: Tensor, temperature: float) -> None:
+        self.uniform = uniform
+        self.temperature = temperature
+        self.position = 0
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V] of the next token."""
+        below = (scores.double() / self.temperature).softmax(-1).cumsum(-1)  # [B, V]
+        passed = self.uniform[:, self.position, None] * below[:, -1:]  # [B, 1]
+        self.position += 1
+        token = torch.searchsorted(below, passed, right=True)  # [B, 1]; never one of probability 0
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
 class CausalLMSubject:
     """A model and the adapter that feeds it. Answers are the same whatever the batch; rows come back in order."""
 
@@ -110,6 +131,27 @@ class CausalLMSubject:
             found.update(zip(indices, self._continue([prompts[i] for i in indices], max_new_tokens)))
         return [found[i] for i in range(len(rows))]
 
+    def sample(
+        self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
+    ) -> list[list[str]]:
+        """``count`` random answers to each row; one row's depend on its seed and on no other row."""
+        if count < 1 or not temperature > 0:
+            raise ValueError(f"Sampling needs count and temperature above 0, not {count} and {temperature}.")
+        drawn: list[Tensor] = []  # per row, one number in [0, 1) for each token, [count, max_new_tokens]
+        for _, seed in zip(rows, seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            drawn.append(torch.rand(count, max_new_tokens, generator=generator, dtype=torch.float64))
+        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
+        jobs = [(i, draw) for i in range(len(rows)) for draw in range(count)]
+        found: dict[tuple[int, int], str] = {}
+        budget = max(self.tokens_a_batch, max(map(len, prompts)) + max_new_tokens)
+        for batch in _batches([len(prompts[i]) + max_new_tokens for i, _ in jobs], budget):
+            chosen = [jobs[k] for k in batch]
+            uniform = torch.stack([drawn[i][draw] for i, draw in chosen]).to(self._device)
+            texts = self._continue([prompts[i] for i, _ in chosen], max_new_tokens, _Drawn(uniform, temperature))
+            found.update(zip(chosen, texts))
+        return [[found[i, draw] for draw in range(count)] for i in range(len(rows))]
+
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The first ``tokens`` tokens of each text, as text."""
         kept = []
@@ -118,8 +160,8 @@ class CausalLMSubject:
             kept.append(text if len(ids) <= tokens else decode(ids[:tokens], clean_up_tokenization_spaces=False))
         return kept
 
-    def _continue(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
-        """One left-padded batch of greedy generation."""
+    def _continue(self, prompts: Sequence[list[int]], max_new_tokens: int, drawn: _Drawn | None = None) -> list[str]:
+        """One left-padded batch of greedy generation, or of tokens as they are drawn."""
         from transformers import GenerationConfig
 
         tokenizer = self.adapter.tokenizer
@@ -135,7 +177,10 @@ class CausalLMSubject:
             eos_token_id=tokenizer.eos_token_id,
         )
         with evaluating(self.model):
-            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)  # type: ignore[operator]
+            processors = [] if drawn is None else [drawn]
+            out = self.model.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, generation_config=greedy, logits_processor=processors
+            )
         texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
