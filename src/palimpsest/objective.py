@@ -39,10 +39,10 @@ class Objective:
 
     ``unit`` says what one item is: a scored token ([B, T-1] values), a sequence, example or pair ([B] values),
     or the parameters (one value).  ``needs`` lists what must be computed beside the model: ``ref``, ``teacher``,
-    ``hidden:<module path>``.  ``arity`` is the number of roles that one term is on: with more than one, ``view`` is
-    the tuple of their views, paired row by row, and items are counted on the first.  ``couples`` says that an item's
-    value depends on the other rows of its batch (contrastive losses): such an objective refuses accumulation, and
-    several processes unless it ``gathers`` their rows itself.
+    ``hidden:<module path>``, and of the reference ``ref:hidden:<module path>``.  ``arity`` is the number of roles that
+    one term is on: with more than one, ``view`` is the tuple of their views, paired row by row, and items are counted
+    on the first.  ``couples`` says that an item's value depends on the other rows of its batch (contrastive losses):
+    such an objective refuses accumulation, and several processes unless it ``gathers`` their rows itself.
     """
 
     unit: ClassVar[Unit] = "token"
@@ -171,7 +171,13 @@ class Total:
     @property
     def taps(self) -> frozenset[str]:
         """The needs that the model's own forward pass must record."""
-        return frozenset(n for t in self.terms for n in t.objective.needs if n.startswith("hidden:"))
+        return self.taps_of("")
+
+    def taps_of(self, kind: str) -> frozenset[str]:
+        """What the forward pass of the companion ``kind`` (``ref`` or ``teacher``) must record."""
+        prefix = f"{kind}:" if kind else ""
+        wanted = (n.removeprefix(prefix) for t in self.terms for n in t.objective.needs if n.startswith(prefix))
+        return frozenset(n for n in wanted if n.startswith("hidden:"))
 
 
 def on(role: str | tuple[str, ...], objective: Objective) -> Term:
@@ -240,7 +246,7 @@ def evaluate(
                 " training."
             )
         if wanted and companion is not None:
-            for role, view in companion.views(model, batch, wanted).items():
+            for role, view in companion.views(model, batch, wanted, total.taps_of(kind)).items():
                 views[role].companions[kind] = view
     norm = count_items(total, [batch]) if counts is None else counts
     terms, parts = {}, {}

@@ -30,6 +30,7 @@ __all__ = [
     "ModelSpec",
     "Recipe",
     "RecipeError",
+    "Slow",
     "Stage",
     "load_recipe",
     "parse_recipe",
@@ -76,6 +77,20 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Slow:
+    """A reference that is a slow average of what the stage trains; ``ends`` says whose weights the stage leaves."""
+
+    __pydantic_config__ = STRICT
+    decay: float = 0.999
+    warm: bool = False
+    ends: Literal["fast", "slow"] = "fast"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay lies in [0, 1], not {self.decay}")
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """``pretrained``: a name of the zoo, a folder, a .gguf file, or a hub id. ``adapter``: the kind of model."""
 
@@ -109,7 +124,8 @@ class Stage:
 
     ``layers`` stand in the model while the stage trains; ``procedure`` is a loop of its own in place of the stage's.
     ``trains`` other than ``model`` names a companion that is trained beside the model, from ``starts``.
-    ``reference`` auto caches what the reference said wherever that is exact, and copies the model otherwise.
+    ``reference`` is the model before training: ``auto`` caches what it said wherever that is exact and copies the model
+    otherwise; ``copy``, ``cached`` and ``adapter_off`` say how.  ``{slow_average: {decay: 0.25}}`` follows the model.
     """
 
     __pydantic_config__ = STRICT
@@ -124,7 +140,7 @@ class Stage:
     intervention: Spec | None = None
     procedure: Spec | None = None
     combine: Spec | None = None
-    reference: Literal["auto", "copy", "cached", "adapter_off"] = "auto"
+    reference: Spec = "auto"
     trains: str = "model"
     starts: Spec | None = None
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from palimpsest.objective import WEIGHTS, Total
-from palimpsest.recipe import Recipe, RecipeError, Stage, short, suggest
+from palimpsest.recipe import Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
     compile_baselines,
     compile_combine,
     compile_objective,
     compile_part,
+    compile_reference,
     compile_training,
 )
 from palimpsest.role_data import check_audits, check_roles, paired_with
@@ -140,8 +141,11 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
 
 
 def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Recipe) -> None:
-    """Whether the reference that the stage asks for would be the model before training."""
-    if stage.reference == "adapter_off":
+    """Whether the reference that the stage asks for would be the model before training, or can follow it."""
+    kind = compile_reference(stage.reference, place)
+    if isinstance(kind, Slow) and total is None:
+        raise RecipeError(f"{place}.reference: a slow average follows training, but the stage has none; remove it.")
+    if kind == "adapter_off":
         if stage.lora is None:
             raise RecipeError(f"{place}.reference: adapter_off needs lora in the same stage; add it, or write auto.")
         if stage.edit is not None:
@@ -151,7 +155,12 @@ def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Reci
             )
     wanted = total.needs("ref") if total is not None else ()
     drawn = [r for r in wanted if paired_with(recipe.roles.get(r)) is not None]
-    if stage.reference == "cached" and drawn:
+    if kind == "cached" and total is not None and total.taps_of("ref"):
+        raise RecipeError(
+            f"{place}.reference: a method here looks inside the reference, of which only the answers can be cached;"
+            " write auto or copy."
+        )
+    if kind == "cached" and drawn:
         raise RecipeError(
             f"{place}.reference: the role {drawn[0]} is drawn afresh in every round, so it cannot be cached; write auto"
             " or copy."

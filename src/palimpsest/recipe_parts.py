@@ -9,7 +9,7 @@ from typing import Any
 from palimpsest import names
 from palimpsest.loop import Training
 from palimpsest.objective import Schedule, Term, Total, on
-from palimpsest.recipe import Baseline, Recipe, RecipeError, Spec, Stage, keys, short, suggest, validated
+from palimpsest.recipe import Baseline, Recipe, RecipeError, Slow, Spec, Stage, keys, short, suggest, validated
 
 __all__ = [
     "compile_audits",
@@ -17,10 +17,12 @@ __all__ = [
     "compile_combine",
     "compile_objective",
     "compile_part",
+    "compile_reference",
     "compile_training",
 ]
 
 PLAIN_OPTIMIZERS = ("adamw", "sgd")
+REFERENCES = ("auto", "copy", "cached", "adapter_off", "slow_average")
 
 
 def compile_objective(stage: Stage, place: str, *, allow_imports: bool = False) -> Total | None:
@@ -138,6 +140,27 @@ def compile_combine(spec: Spec | None, place: str) -> Any:
             f" {suggest(str(unknown[0]), keys(cls))}"
         )
     return validated(cls, fields, f"{place}.combine.{name}")
+
+
+def compile_reference(spec: Spec, place: str) -> str | Slow:
+    """The name of a frozen reference, or the settings of a slow average."""
+    place = f"{place}.reference"
+    name, fields = (spec, None) if isinstance(spec, str) else next(iter(spec.items()), ("", None))
+    if name not in REFERENCES or (isinstance(spec, dict) and len(spec) != 1):
+        raise RecipeError(f"{place}: there is no reference {short(spec)}; {suggest(str(name), REFERENCES)}")
+    if name != "slow_average":
+        if fields:
+            raise RecipeError(f"{place}.{name}: it has no fields; write reference: {name}.")
+        return str(name)
+    fields = {} if fields is None else fields
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{place}.{name}: write its fields as {{field: value}}, not {short(fields)}.")
+    unknown = [k for k in fields if k not in keys(Slow)]
+    if unknown:
+        key = short(unknown[0], quoted=False)
+        raise RecipeError(f"{place}.{name}.{key}: there is no such key; {suggest(str(unknown[0]), keys(Slow))}")
+    slow: Slow = validated(Slow, fields, f"{place}.{name}")
+    return slow
 
 
 def compile_audits(recipe: Recipe, *, allow_imports: bool = False) -> dict[str, list[Any]]:

@@ -3,7 +3,7 @@
     Copy(model)                    a frozen deep copy: any model, the memory of one more
     AdapterOff(model)              the model under its own peft adapter: no memory, one more forward
     cache(roles, model, ("forget",))   what the reference said, stored once: neither
-    SlowAverage(model, decay=0.999)    an average that follows the model
+    SlowAverage(model, decay=0.999)    an average that follows the model: the memory of what is trained
     Frozen(other)                  a module you have: a teacher
 
 All of them run without gradients and in eval mode, so that dropout cannot make the reference differ from itself.
@@ -33,8 +33,10 @@ Columns = Mapping[str, Tensor]
 class Reference(Protocol):
     """Anything that can see a batch beside the model in training."""
 
-    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
-        """The reference's views of ``roles``; ``model`` is the one in training."""
+    def views(
+        self, model: nn.Module, batch: RoleBatch, roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, View]:
+        """The reference's views of ``roles``; ``model`` is the one in training, ``needs`` what its pass must record."""
         ...
 
     def after_step(self, model: nn.Module) -> None:
@@ -77,10 +79,12 @@ class Frozen:
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
 
-    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+    def views(
+        self, model: nn.Module, batch: RoleBatch, roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, View]:
         """One forward of the frozen module."""
         with torch.no_grad():
-            return batch.adapter.views(self.module, batch, roles)
+            return batch.adapter.views(self.module, batch, roles, needs)
 
     def after_step(self, model: nn.Module) -> None:
         """Nothing moves."""
@@ -94,20 +98,63 @@ class Copy(Frozen):
 
 
 class SlowAverage(Frozen):
-    """theta_slow <- decay * theta_slow + (1 - decay) * theta after every step."""
+    """theta_slow <- decay * theta_slow + (1 - decay) * theta after every step, for the weights that are trained.
 
-    def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"The decay of a slow average lies in [0, 1), not {decay}.")
-        super().__init__(copy.deepcopy(model))
-        self.decay = decay
+    What is frozen is shared with the model and not copied: of a model with an adapter only the adapter is held twice.
+    ``warm`` takes the decay min(1 - 1 / (k + 1), decay) in step k = 1, 2, ..., a plain mean at first; k counts on when
+    the same average is given to a later ``fit``.  ``copy_to`` puts the average in the model's place.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, warm: bool = False) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"The decay of a slow average lies in [0, 1], not {decay}.")
+        shared: dict[int, object] = {id(p): p for p in model.parameters() if not p.requires_grad}
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        if not names:
+            raise ValueError("A slow average follows what is trained, and no parameter is; unfreeze some first.")
+        super().__init__(copy.deepcopy(model, shared))
+        self.decay, self.warm = decay, warm
+        self.state = _Averages({name: self.module.get_parameter(name) for name in names})
+        """What a checkpoint keeps: the averages, by their names in the model, and the number of steps."""
 
     def after_step(self, model: nn.Module) -> None:
-        """Moves every parameter a little towards the model."""
+        """Moves every average towards the weight of its own name."""
+        self.state.steps += 1
+        steps = int(self.state.steps)
+        decay = min(1 - 1 / (steps + 1), self.decay) if self.warm else self.decay
+        slow, fast = self._pairs(model)
         with torch.no_grad():
-            slow: list[Tensor] = [p.detach() for p in self.module.parameters()]
-            fast: list[Tensor] = [p.detach() for p in model.parameters()]
-            torch._foreach_lerp_(slow, fast, 1 - self.decay)
+            torch._foreach_lerp_(slow, fast, 1 - decay)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """The averages become the model's weights; its frozen ones are the same already."""
+        slow, fast = self._pairs(model)
+        with torch.no_grad():
+            torch._foreach_copy_(fast, slow)
+
+    def _pairs(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """The averages, and the model's weights of the same names."""
+        own = {name: p.detach() for name, p in model.named_parameters()}
+        missing = [name for name in self.state.averages if name not in own]
+        if missing:
+            raise ValueError(
+                f"The model has no weight {missing[0]!r}, which the slow average follows; make the average of this "
+                "model, as it is trained."
+            )
+        return list(self.state.averages.values()), [own[name] for name in self.state.averages]
+
+
+class _Averages(nn.Module):
+    """The averages of a ``SlowAverage`` by name, and how often they were moved, as a state to be saved."""
+
+    steps: Tensor
+
+    def __init__(self, averages: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.averages = {name: value.detach() for name, value in averages.items()}
+        for name, value in self.averages.items():
+            self.register_buffer(name.replace(".", "/"), value)  # the same memory; a buffer's name has no dot
+        self.register_buffer("steps", torch.tensor(0))
 
 
 class AdapterOff:
@@ -130,10 +177,12 @@ class AdapterOff:
             )
         self.model = model
 
-    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+    def views(
+        self, model: nn.Module, batch: RoleBatch, roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, View]:
         """One forward with the adapter disabled."""
         with evaluating(self.model), self.model.disable_adapter():
-            return batch.adapter.views(self.model, batch, roles)
+            return batch.adapter.views(self.model, batch, roles, needs)
 
     def after_step(self, model: nn.Module) -> None:
         """The base never moves."""
@@ -146,9 +195,13 @@ class Cached:
         self.columns = {role: list(rows) for role, rows in columns.items()}
         self.head = head
 
-    def views(self, model: nn.Module, batch: RoleBatch, roles: Sequence[str]) -> Mapping[str, View]:
+    def views(
+        self, model: nn.Module, batch: RoleBatch, roles: Sequence[str], needs: frozenset[str] = frozenset()
+    ) -> Mapping[str, View]:
         """Views from the stored columns; no forward pass."""
         adapter: CachingAdapter = batch.adapter  # type: ignore[assignment]
+        if needs:
+            raise ValueError(f"Stored columns hold no activation such as {min(needs)!r}; use reference: copy.")
         found = {}
         for role in roles:
             if role not in self.columns:

@@ -19,9 +19,15 @@ from palimpsest.checkpoint import read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.objective import Total
-from palimpsest.recipe import Lora, Recipe, RecipeError, Stage
-from palimpsest.recipe_parts import compile_combine, compile_objective, compile_part, compile_training
-from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, cache
+from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage
+from palimpsest.recipe_parts import (
+    compile_combine,
+    compile_objective,
+    compile_part,
+    compile_reference,
+    compile_training,
+)
+from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache
 from palimpsest.roles import Roles
 from palimpsest.step import States
 from palimpsest.views import Adapter
@@ -276,7 +282,8 @@ def _do(
     layers = compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
     installed = False
     try:
-        reference = _reference(stage, place, total, working, roles, folder)
+        kind = compile_reference(stage.reference, place)
+        reference = _reference(kind, total, working, roles, folder)
         if layers is not None:
             layers.install(working)
             installed = True
@@ -285,6 +292,8 @@ def _do(
             edit(working, roles).apply(working)
         masker = compile_part(stage.mask, "masks", f"{place}.mask", allow_imports=allow_imports)
         mask = masker(working, roles) if masker is not None else None
+        if isinstance(kind, Slow):  # it follows the weights that are trained, so it begins where they do
+            reference = SlowAverage(working, kind.decay, kind.warm)
         result = Result(0, 0.0, 0)
         if total is not None:
             training = compile_training(stage, place, allow_imports=allow_imports)
@@ -299,6 +308,8 @@ def _do(
                 result = _loop(training)(
                     working, roles, total, training, teacher=teacher, combine=combine, mask=mask, **common
                 )
+        if isinstance(kind, Slow) and isinstance(reference, SlowAverage) and kind.ends == "slow":
+            reference.copy_to(working)
         count = sum(p.numel() for p in working.parameters() if p.requires_grad)
     except Exception as error:
         told = explained(error, place)
@@ -325,17 +336,14 @@ def _loop(training: Training) -> Callable[..., Result]:
     return fit_with_trainer
 
 
-def _reference(
-    stage: Stage, place: str, total: Total | None, model: nn.Module, roles: Roles, folder: Path
-) -> Reference | None:
+def _reference(kind: str | Slow, total: Total | None, model: nn.Module, roles: Roles, folder: Path) -> Reference | None:
     """The model as it is now, before any edit, in the cheapest form that is exact."""
     wanted = total.needs("ref") if total is not None else ()
-    if total is None or not wanted:
+    if total is None or not wanted or isinstance(kind, Slow):
         return None
-    kind = stage.reference
     drawn = [r for r in wanted if r in roles.answers]
     if kind == "auto":
-        kind = "copy" if drawn else "cached"
+        kind = "copy" if drawn or total.taps_of("ref") else "cached"
     if kind == "cached":
         file = folder / "reference.safetensors"
         if not file.exists():  # a resumed stage must not ask the model again: it has moved

@@ -123,7 +123,7 @@ class Step:
     def modules(self) -> dict[str, nn.Module | None]:
         """All that moves beside the model and must be saved with it: the objectives' states and slow averages."""
         companions = {"companion:reference": self.reference, "companion:teacher": self.teacher}
-        slow = {name: c.module for name, c in companions.items() if isinstance(c, SlowAverage)}
+        slow = {name: c.state for name, c in companions.items() if isinstance(c, SlowAverage)}
         return {**self.states, **slow}
 
     @property

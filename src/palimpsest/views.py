@@ -37,6 +37,8 @@ Example = Mapping[str, Tensor]
 Unit = Literal["token", "sequence", "example", "pair", "parameter"]
 IGNORE = -100
 """The label of a position that is not scored, as in ``torch.nn.functional.cross_entropy``."""
+BLOCKS = "blocks"
+"""In ``hidden:blocks``: what every block of the model puts out, from the first to the last, side by side."""
 FEW_LOGITS = 2**21
 """Up to as many logits are kept for the backward: they need no more than the blocks' buffers, and one product less."""
 BLOCK_LOGITS = 2**22
@@ -203,7 +205,10 @@ class TokenView(View):
         return rows.log_softmax(-1)
 
     def hidden(self, name: str = "last") -> Tensor:
-        """[B, T, D] activation of a module path, or ``last``: what enters the head."""
+        """[B, T, D] activation of a module path, or of ``last``: what enters the head.
+
+        ``blocks`` [B, T, blocks * D] is what all of the model's blocks put out, side by side.
+        """
         if name == "last" and self.outputs.hidden is not None:
             return self.outputs.hidden
         if name not in self.outputs.taps:

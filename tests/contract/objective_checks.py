@@ -81,9 +81,22 @@ def _classifier_rows(role: int) -> list[dict[str, Any]]:
     return [{"inputs": x, "label": (i + role) % 4} for i, x in enumerate(inputs)]
 
 
+@cache
+def _adapted_model() -> tuple[nn.Module, Any]:
+    """A language model under a fresh LoRA adapter, which alone is trained."""
+    from peft import LoraConfig, get_peft_model
+
+    model, adapter = _language_model()
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return get_peft_model(copy.deepcopy(model), config).eval(), adapter
+
+
 KINDS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], Callable[[int], list[dict[str, Any]]]]] = {
     "language-model": (_language_model, _language_rows),
     "classifier": (_classifier, _classifier_rows),
+    "adapter": (_adapted_model, _language_rows),
 }
 """Tag of a card -> (model and adapter, rows of the role with a number)."""
 
@@ -95,11 +108,12 @@ def kinds_of(name: str) -> list[str]:
 
 
 def drift(model: nn.Module, size: float, seed: int) -> None:
-    """Adds noise of standard deviation ``size`` to every weight, in place."""
+    """Adds noise of standard deviation ``size`` to every weight that is trained, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
 
 
 def setting(objective: Objective, kind: str) -> Setting:
@@ -115,11 +129,20 @@ def setting(objective: Objective, kind: str) -> Setting:
         total = on(WEIGHTS, objective) + on(on_roles[0], CrossEntropy())
     else:
         total = Total((on(on_roles, objective),))
-    states = {t.name: t.objective.prepare(model, roles, on_roles[0]) for t in total.terms}
+    previous = _first_stage(total, original, roles, on_roles[0]) if kind == "adapter" else {}
+    states = {t.name: t.objective.prepare(model, roles, on_roles[0], previous.get(t.name)) for t in total.terms}
     reference = Copy(model)
-    drift(model, 0.02, seed=2)
+    drift(model, 0.2 if kind == "adapter" else 0.02, seed=2)  # an adapter starts as no change at all
     (batch,) = roles.window(0, ROWS, seed=0)
     return Setting(objective, model, reference, Frozen(other), total, states, batch)
+
+
+def _first_stage(total: Total, original: nn.Module, roles: Roles, role: str) -> dict[str, dict[str, Tensor]]:
+    """What the objectives' states leave when an adapter was trained: some know what to protect only then."""
+    model = copy.deepcopy(original)
+    states = {t.name: t.objective.prepare(model, roles, role) for t in total.terms}
+    drift(model, 0.1, seed=3)
+    return {n: {k: v.detach().clone() for k, v in s.state_dict().items()} for n, s in states.items() if s is not None}
 
 
 # Measuring

@@ -23,7 +23,7 @@ from palimpsest.intervention import changes_logits
 from palimpsest.kernels.linear_log_probability import linear_logits
 from palimpsest.reference import Columns
 from palimpsest.roles import Roles
-from palimpsest.views import IGNORE, Batch, Example, Head, TokenOutputs, TokenView, Unit, View
+from palimpsest.views import BLOCKS, IGNORE, Batch, Example, Head, TokenOutputs, TokenView, Unit, View
 
 __all__ = ["CausalLM", "unwrapped"]
 
@@ -109,7 +109,7 @@ class CausalLM:
             torch.cat([pad(batch[r][k], (0, width - batch[r][k].shape[1])) for r in roles])
             for k in ("input_ids", "attention_mask")
         )
-        taps = tuple(sorted(n.removeprefix("hidden:") for n in needs if n != "hidden:last"))
+        taps = sorted(n.removeprefix("hidden:") for n in needs if n != "hidden:last")
         whole = self._forward(model, ids, mask, taps)
         views, first = {}, 0
         for role in roles:
@@ -143,7 +143,9 @@ class CausalLM:
             kept[""] = args[0]  # what enters the head, [B, T, D]
             return args if changed else (args[0][:, :1], *args[1:])  # the logits of one position only
 
-        handles = [inner.get_submodule(name).register_forward_hook(record(name)) for name in taps]
+        blocks = blocks_of(inner) if BLOCKS in taps else []
+        paths = {*taps, *blocks} - {BLOCKS}
+        handles = [inner.get_submodule(name).register_forward_hook(record(name)) for name in sorted(paths)]
         if head is not None or changed:
             handles.append(inner.get_output_embeddings().register_forward_pre_hook(cut))  # type: ignore[operator]
         try:
@@ -152,13 +154,15 @@ class CausalLM:
             for handle in handles:
                 handle.remove()
         hidden = kept.pop("", None)
+        if blocks:
+            kept[BLOCKS] = torch.cat([kept[name] for name in blocks], -1)
         if head is not None and hidden is not None and inner not in self._apart:
             again = linear_logits(hidden[:1, :1], head.weight, head.bias, softcap=head.softcap, scale=head.scale)
             self._apart[inner] = bool(torch.allclose(again.float(), logits[:1].float(), rtol=1e-2, atol=1e-2))
             if not self._apart[inner]:  # the model does something of its own to the logits
                 return self._forward(model, ids, mask, taps)
         unpack = self._unpacker(mask)
-        spread = {name: unpack(value) for name, value in kept.items()}
+        spread = {name: unpack(kept[name]) for name in taps}
         if head is None or hidden is None:
             return TokenOutputs(None if hidden is None else unpack(hidden), None, unpack(logits), spread)
         return TokenOutputs(unpack(hidden), head, None, spread)
@@ -230,6 +234,15 @@ class CausalLM:
 def _plain(model: nn.Module) -> nn.Module:
     """The transformers model under a peft wrapper, whose own forward hides the signature."""
     return model.get_base_model() if type(model).__name__.startswith("Peft") else model  # type: ignore[operator]
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """The module paths of the model's decoder blocks, from the first to the last."""
+    count = _plain(model).config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return [f"{name}.{i}" for i in range(count)]
+    raise ValueError(f"No list of {count} blocks was found in this model; name its modules as hidden:<path> instead.")
 
 
 def head_of(model: nn.Module) -> Head | None:
