@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from palimpsest.audit import Scores
 from palimpsest.continual import Cells, intervals, matrix_of
 from palimpsest.report import Matrix, StageFigure
@@ -64,8 +66,7 @@ def _matrix(
     roles = [*tasks.values(), *(role for role in first if role not in tasks.values())]
     taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
     cells = [_cells(rows, audit, roles) for rows in by_seed.values()]
-    means = [matrix_of(own, taught).values for own in cells]
-    values = sum(means) / len(means)
+    values = np.mean([matrix_of(own, taught).values for own in cells], axis=0)  # [S + 1, roles]
     figures = [
         StageFigure(name) if interval is None else StageFigure(name, interval.value, interval.low, interval.high)
         for name, interval in intervals(cells, taught, resamples=resamples, seed=seed).items()
