@@ -2,11 +2,12 @@
 
     python bench/log_probability.py [--rounds 7] [--threads 2] [--json PATH]
 
-Forward and backward with respect to hidden states and weight.  The two ways alternate call by call in one process,
-so that a busy machine slows both; the ratios are of medians.  Each shape runs in a fresh process twice: with the
-allocator as it comes, and after ``palimpsest.heap.keep_heap``, which frees the plain way of its page faults.  ``cpu``
-is the ratio of processor time: with one thread it holds on a busy machine too, with more it also counts waiting.
-Memory is the peak of live tensor bytes beyond inputs and gradients; ``of logits`` is ours over one float32 [N, V].
+Forward and backward with respect to hidden states and weight.  ``ours`` takes any upstream gradient, ``even`` one that
+is the same for all tokens, as cross-entropy has.  The ways alternate call by call in one process, so that a busy
+machine slows all; the ratios are of medians.  Each shape runs in a fresh process twice: with the allocator as it comes,
+and after ``palimpsest.heap.keep_heap``, which frees the plain way of its page faults.  ``cpu`` is the ratio of
+processor time: with one thread it holds on a busy machine too, with more it also counts waiting.
+Memory is the peak of live tensor bytes beyond inputs and gradients; ``of logits`` is that over one float32 [N, V].
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def ours(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return -linear_log_probability(hidden, weight, targets)
+
+
+def even(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return -linear_log_probability(hidden, weight, targets, even=True)
+
+
+WAYS: dict[str, Loss] = {"plain": plain, "ours": ours, "even": even}
 
 
 @dataclass
@@ -104,11 +112,12 @@ def peak_beyond_gradients(loss: Loss, hidden: Tensor, weight: Tensor, targets: T
 
 def seconds(rounds: int, hidden: Tensor, weight: Tensor, targets: Tensor) -> dict[str, list[tuple[float, float]]]:
     """Wall-clock and processor seconds of each forward and backward, the two ways in turn, after one warm-up each."""
-    upstream = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1))
-    times: dict[str, list[tuple[float, float]]] = {"plain": [], "ours": []}
+    uneven = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     for turn in range(rounds + 1):
-        for name, loss in (("plain", plain), ("ours", ours)):
+        for name, loss in WAYS.items():
             hidden.grad = weight.grad = None
+            upstream = torch.full_like(uneven, 1 / len(targets)) if name == "even" else uneven
             start, spent = time.perf_counter(), time.process_time()
             loss(hidden, weight, targets).backward(upstream)
             if turn:
@@ -126,18 +135,17 @@ def measure(shape: tuple[int, int, int], rounds: int, threads: int, keep: bool) 
     targets = torch.randint(0, entries, (tokens,), generator=seed)
     times = seconds(rounds, hidden, weight, targets)
     wall, processor = ({k: statistics.median(t[i] for t in v) for k, v in times.items()} for i in (0, 1))
-    peaks = {f.__name__: peak_beyond_gradients(f, hidden, weight, targets) for f in (plain, ours)}
+    peaks = {name: peak_beyond_gradients(loss, hidden, weight, targets) for name, loss in WAYS.items()}
     return {
         "shape": shape,
         "heap_kept": kept,
         "threads": threads,
         "times": times,
         "seconds": wall,
-        "time_ratio": wall["ours"] / wall["plain"],
-        "processor_time_ratio": processor["ours"] / processor["plain"],
+        "time_ratio": {name: wall[name] / wall["plain"] for name in WAYS},
+        "processor_time_ratio": {name: processor[name] / processor["plain"] for name in WAYS},
         "peak_bytes": peaks,
-        "memory_ratio": peaks["ours"] / peaks["plain"],
-        "memory_of_logits": peaks["ours"] / (4 * tokens * entries),
+        "memory_of_logits": {name: peaks[name] / (4 * tokens * entries) for name in WAYS},
     }
 
 
@@ -154,8 +162,8 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {options.threads} threads, {options.rounds} rounds, float32, medians")
     print(
-        f"{'tokens':>7}{'hidden':>7}{'vocab':>7} {'heap':<8}{'plain s':>9}{'ours s':>9}{'time':>7}{'cpu':>7}"
-        f"{'plain MB':>10}{'ours MB':>9}{'memory':>8}{'of logits':>10}"
+        f"{'tokens':>7}{'hidden':>7}{'vocab':>7} {'heap':<8} {'way':<6}"
+        f"{'seconds':>9}{'time':>7}{'cpu':>7}{'peak MB':>10}{'of logits':>10}"
     )
     rows = []
     for shape in SHAPES:
@@ -164,14 +172,13 @@ def main() -> None:
             command += ["--one", *map(str, shape), str(keep)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             rows.append(row)
-            print(
-                f"{shape[0]:>7}{shape[1]:>7}{shape[2]:>7} {'kept' if row['heap_kept'] else 'default':<8}"
-                f"{row['seconds']['plain']:>9.3f}{row['seconds']['ours']:>9.3f}"
-                f"{row['time_ratio']:>7.3f}{row['processor_time_ratio']:>7.3f}"
-                f"{row['peak_bytes']['plain'] / 1e6:>10.1f}{row['peak_bytes']['ours'] / 1e6:>9.1f}"
-                f"{row['memory_ratio']:>8.4f}{row['memory_of_logits']:>10.4f}",
-                flush=True,
-            )
+            for way in WAYS:
+                print(
+                    f"{shape[0]:>7}{shape[1]:>7}{shape[2]:>7} {'kept' if row['heap_kept'] else 'default':<8} {way:<6}"
+                    f"{row['seconds'][way]:>9.3f}{row['time_ratio'][way]:>7.3f}{row['processor_time_ratio'][way]:>7.3f}"
+                    f"{row['peak_bytes'][way] / 1e6:>10.1f}{row['memory_of_logits'][way]:>10.4f}",
+                    flush=True,
+                )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -48,6 +48,7 @@ BLOCK_LOGITS = 2**22
 class View:
     """One role's batch as one model sees it.
 
+    ``even`` says that the loss will weigh all items alike, which lets ``logp`` make its gradients at once.
     ``ref`` and ``teacher`` are the same batch as the reference model and the teacher see it.  Asking for one
     that the objective did not announce in ``needs`` is an error, since it was then not computed.
     """
@@ -55,6 +56,7 @@ class View:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.companions: dict[str, View] = {}
+        self.even = False
 
     def companion(self, name: str) -> Any:
         """The view of a frozen companion model on the same batch."""
@@ -146,7 +148,13 @@ class TokenView(View):
             scored = -F.cross_entropy(logits, self.targets[self.mask], reduction="none")
             return scored.new_zeros(self.mask.shape).masked_scatter(self.mask, scored)
         return linear_log_probability(
-            out.hidden[:, :-1], head.weight, self.targets, head.bias, softcap=head.softcap, scale=head.scale
+            out.hidden[:, :-1],
+            head.weight,
+            self.targets,
+            head.bias,
+            softcap=head.softcap,
+            scale=head.scale,
+            even=self.even,
         )
 
     @cached_property

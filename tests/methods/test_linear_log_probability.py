@@ -87,6 +87,37 @@ def test_equals_full_logits_for_any_upstream(
         assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("trained", [(True, True, True), (True, True, False), *ONE_OF_THREE])
+@pytest.mark.parametrize("upstream", [1.0, -0.3, None])
+@pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (2.0, 1.7)])
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_even_gradients_are_made_at_once_and_uneven_ones_again(
+    monkeypatch: pytest.MonkeyPatch,
+    trained: tuple[bool, bool, bool],
+    upstream: float | None,
+    softcap: float | None,
+    scale: float,
+    rows: int,
+) -> None:
+    monkeypatch.setattr(module, "EVEN_LOGITS", 23 * rows)
+    hidden, weight, bias, targets = problem()
+    inputs = [t.requires_grad_(n) for t, n in zip((hidden, weight, bias), trained)]
+    wanted = [t for t in inputs if t.requires_grad]
+    given = torch.linspace(-1, 2, 15, dtype=torch.float64) if upstream is None else torch.full((15,), upstream)
+    result = linear_log_probability(hidden, weight, targets, bias, softcap=softcap, scale=scale, even=True)
+    expected = naive(hidden, weight, targets, bias, softcap, scale)
+    assert torch.allclose(result, expected, rtol=1e-11, atol=1e-12)
+    theirs = gradients(expected, given.view(3, 5), *wanted)
+    again: list[object] = []
+    inner = module._gradients
+    monkeypatch.setattr(module, "_gradients", lambda *a: again.append(a) or inner(*a))
+    for turn in range(2):  # the second backward has nothing left to reuse
+        mine = torch.autograd.grad(result, wanted, given.view(3, 5).double(), retain_graph=True)
+        assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(mine, theirs, strict=True))
+        once = trained == (True, False, False)  # a frozen head has its own way
+        assert len(again) == (0 if once else turn if upstream is not None else turn + 1)
+
+
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("trained", [(True, True, True), *ONE_OF_THREE])
 def test_gradcheck(softcap: float | None, trained: tuple[bool, bool, bool]) -> None:
@@ -199,6 +230,9 @@ def test_nothing_to_count_gives_zeros_and_zero_gradients(shape: tuple[int, ...])
     result = linear_log_probability(hidden, weight, torch.full(shape, -100), bias)
     assert torch.equal(result, torch.zeros(shape, dtype=torch.float64))
     for tensor, gradient in zip(inputs, gradients(result, torch.ones(shape), *inputs), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(tensor))
+    even = linear_log_probability(hidden, weight, torch.full(shape, -100), bias, even=True)
+    for tensor, gradient in zip(inputs, gradients(even, torch.ones(shape), *inputs), strict=True):
         assert torch.equal(gradient, torch.zeros_like(tensor))
     frozen = linear_log_probability(hidden, weight.detach(), torch.full(shape, -100))
     assert torch.equal(gradients(frozen, torch.ones(shape), hidden)[0], torch.zeros_like(hidden))
@@ -317,8 +351,9 @@ def _bench() -> ModuleType:
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.05, 0.9])
+@pytest.mark.parametrize("way", ["ours", "even"])
 @pytest.mark.parametrize("frozen_head", [False, True])
-def test_peak_memory_is_a_sixteenth_of_the_logits(ignored: float, frozen_head: bool) -> None:
+def test_peak_memory_is_a_sixteenth_of_the_logits(ignored: float, way: str, frozen_head: bool) -> None:
     tokens, width, entries = 2048, 32, 49152  # a narrow head: the [N, V] arrays do not depend on the width
     seed = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=seed).requires_grad_()
@@ -327,7 +362,7 @@ def test_peak_memory_is_a_sixteenth_of_the_logits(ignored: float, frozen_head: b
     targets[: int(ignored * tokens)] = -100
     bench = _bench()
     logits = 4 * tokens * entries
-    assert bench.peak_beyond_gradients(bench.ours, hidden, weight, targets) <= logits / 16
+    assert bench.peak_beyond_gradients(bench.WAYS[way], hidden, weight, targets) <= logits / 16
 
 
 def test_the_memory_meter_sees_the_plain_way() -> None:

@@ -7,6 +7,8 @@ vocabulary entries for all tokens pass through two small buffers; a running log-
 computes each block again, so it costs four matrix products where the plain way has three, and saves the traffic of
 the three arrays.  With a frozen head nothing is computed again: the direction
 d log p_i / d h_i = scale * (w_{y_i} - sum_v p_iv w_v) is collected in the forward and only scaled in the backward.
+Nor is it where the caller says that every token will get the same upstream gradient (``even``), as a mean does: then
+blocks of a few tokens with the whole vocabulary give all gradients in the forward, in three products.
 
 Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025), arXiv 2411.09009, algorithms 1-3.
 Tags: cross-entropy, large vocabulary, memory.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,6 +31,7 @@ __all__ = ["linear_log_probability", "linear_logits"]
 
 TOKENS = 2048  # rows of one block: more do not make the matrix products faster, only the buffers larger
 ENTRIES = 1024  # columns of one block, unless the caller says otherwise
+EVEN_LOGITS = 2**22  # logits that a block of whole rows may always hold: fewer rows would slow the products
 
 
 def linear_log_probability(
@@ -40,6 +44,7 @@ def linear_log_probability(
     scale: float = 1.0,
     ignore_index: int = -100,
     chunk: int | None = None,
+    even: bool = False,
 ) -> Tensor:
     """Natural-log probability of each target, [...], at most 0 and exactly 0 where ``targets == ignore_index``.
 
@@ -50,14 +55,16 @@ def linear_log_probability(
 
     ``targets`` are int64 in [0, V) or ``ignore_index``; ignored tokens cost nothing.  ``softcap`` is the tanh cap of
     the logits (None: none), ``scale`` multiplies them before the bias, ``chunk`` is the number of vocabulary entries
-    computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.
+    computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.  ``even`` expects one upstream
+    gradient for all counted tokens: the gradients are then made in the forward, beside a block of 1/16 of the logits
+    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.
 
     Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
     """
     _check(hidden, weight, targets, bias, softcap, ignore_index, chunk)
     if not torch.is_grad_enabled():  # inside the Function grad mode is always off, and requires_grad would mislead it
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]))
+    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]), even)
     result: Tensor = _LinearLogProbability.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return result
 
@@ -86,6 +93,7 @@ class _Options:
     scale: float
     ignore_index: int
     chunk: int
+    even: bool
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,11 @@ class _Problem:
         flat_targets = targets.reshape(-1)
         self.hidden = (flat if index is None else flat[index]).to(self.dtype)  # [N, D]
         self.targets = flat_targets if index is None else flat_targets[index]  # [N]
-        area = min(len(self.targets), TOKENS) * options.chunk
-        self.buffers = self.hidden.new_empty(2, area)
+
+    @cached_property
+    def buffers(self) -> Tensor:
+        """Room for the logits of one block, and for their softmax."""
+        return self.hidden.new_empty(2, min(len(self.targets), TOKENS) * self.options.chunk)
 
     def parts(self) -> Iterator[_Part]:
         entries = self.weight.shape[0]
@@ -229,6 +240,47 @@ def _gradients(
     return for_hidden, for_weight, for_bias
 
 
+def _with_gradients(
+    problem: _Problem, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """log p [N], the log-sum-exp [N], and the gradients of the sum of log p, a block of tokens at a time."""
+    count, scale, softcap = len(problem.targets), problem.options.scale, problem.options.softcap
+    weight, bias = problem.weight, problem.bias
+    log_p, log_sum = problem.hidden.new_empty(2, count)
+    for_hidden = torch.empty_like(problem.hidden) if needs[0] else None
+    for_weight = torch.zeros_like(weight) if needs[1] else None
+    for_bias = torch.zeros_like(bias) if needs[2] and bias is not None else None
+    most = max(1, count // 18, EVEN_LOGITS // len(weight))  # with what lies beside it, a sixteenth of the logits
+    buffer = problem.hidden.new_empty(min(most, count), len(weight))  # [n, V]
+    for first in range(0, count, most):
+        rows = slice(first, min(first + most, count))
+        hidden, targets = problem.hidden[rows], problem.targets[rows].unsqueeze(1)
+        z = torch.mm(hidden, weight.T, out=buffer[: len(hidden)])
+        if scale != 1.0:
+            z.mul_(scale)
+        if bias is not None:
+            z.add_(bias)
+        if softcap is not None:
+            z.div_(softcap).tanh_().mul_(softcap)
+        capped = None if softcap is None else (z / softcap).square_()
+        highest, chosen = z.amax(dim=1), z.gather(1, targets).squeeze(1)
+        torch.softmax(z, dim=1, out=z)
+        log_sum[rows] = highest - z.amax(dim=1).log()  # as in ``_block``
+        log_p[rows] = chosen - log_sum[rows]
+        signal = z.neg_().scatter_add_(1, targets, torch.ones_like(targets, dtype=z.dtype))
+        if capped is not None:
+            signal.sub_(capped.mul_(signal))
+        if for_hidden is not None:
+            torch.mm(signal, weight, out=for_hidden[rows])
+        if for_weight is not None:
+            for_weight.addmm_(signal.T, hidden, alpha=scale)
+        if for_bias is not None:
+            for_bias.add_(signal.sum(dim=0))
+    if for_hidden is not None and scale != 1.0:
+        for_hidden.mul_(scale)
+    return log_p, log_sum, for_hidden, for_weight, for_bias
+
+
 class _LinearLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -238,8 +290,12 @@ class _LinearLogProbability(torch.autograd.Function):
         index = None if bool(counted.all()) else counted.nonzero().squeeze(1)
         with torch.autocast(hidden.device.type, enabled=False):
             problem = _Problem(hidden, weight, bias, targets, index, options)
-            only_hidden = ctx.needs_input_grad[:3] == (True, False, False)
-            log_p, log_sum, direction = _log_probability(problem, with_direction=only_hidden)
+            needs = ctx.needs_input_grad[:3]
+            only_hidden, direction, ctx.even = needs == (True, False, False), None, None
+            if options.even and any(needs) and not only_hidden and weight.dtype == problem.dtype:
+                log_p, log_sum, *ctx.even = _with_gradients(problem, needs)
+            else:
+                log_p, log_sum, direction = _log_probability(problem, with_direction=only_hidden)
         ctx.options, ctx.shape, ctx.dtype = options, hidden.shape, hidden.dtype
         if only_hidden:
             ctx.save_for_backward(direction, index)
@@ -260,10 +316,15 @@ class _LinearLogProbability(torch.autograd.Function):
             for_hidden = (direction * g.unsqueeze(1)).to(ctx.dtype)
             return _scatter(for_hidden, index, ctx.shape), None, None, None, None
         hidden, weight, bias, targets, index, log_sum = ctx.saved_tensors
-        with torch.autocast(hidden.device.type, enabled=False):
-            problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
-            g = _gather(upstream, index).to(problem.dtype)
-            for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, ctx.needs_input_grad[:3])
+        g = _gather(upstream, index).to(log_sum.dtype)
+        made, ctx.even = ctx.even, None  # used up: a second backward computes them again
+        if made is not None and bool((g == g[:1]).all()):
+            for_hidden, for_weight, for_bias = (m if m is None or not len(g) else m.mul_(g[0]) for m in made)
+            del made  # a gradient that somebody else holds would be copied
+        else:
+            with torch.autocast(hidden.device.type, enabled=False):
+                problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
+                for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, ctx.needs_input_grad[:3])
         if for_hidden is not None:
             for_hidden = _scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
         return for_hidden, for_weight, for_bias, None, None

@@ -34,6 +34,7 @@ class CrossEntropy(Objective):
     """Token-level cross-entropy for language models, example-level for classifiers."""
 
     unit: ClassVar[Unit] = "token"
+    even: ClassVar[bool] = True
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B, T-1] for tokens, [B] for labels."""

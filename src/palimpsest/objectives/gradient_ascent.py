@@ -36,6 +36,7 @@ class GradientAscent(Objective):
     """Negated cross-entropy."""
 
     unit: ClassVar[Unit] = "token"
+    even: ClassVar[bool] = True
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B, T-1] for tokens, [B] for labels."""
