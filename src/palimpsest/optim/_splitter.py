@@ -146,7 +146,7 @@ class RandomBasis(Subspace):
 
     @classmethod
     def refresh(cls, gradient: Tensor, size: int, generator: torch.Generator) -> Self:
-        columns, _ = torch.linalg.qr(torch.randn(min(gradient.shape), size, generator=generator))
+        columns, _ = torch.linalg.qr(torch.randn(min(gradient.shape), size, generator=generator, dtype=torch.float64))
         basis = columns.T if gradient.shape[0] >= gradient.shape[1] else columns
         return cls(basis.contiguous().to(gradient), gradient.shape)
 

@@ -1,0 +1,226 @@
+"""Bytes of state, time of a step and loss at equal steps of the optimizers, beside AdamW and other implementations.
+
+    python bench/optimizers.py [--steps 60] [--size tiny|60m] [--threads 1] [--json PATH]
+
+Each optimizer trains a Llama of its own from the same weights on the same batches of documentation.  They take turns
+step by step, so that a busy machine slows all of them.  Time is that of ``optimizer.step()`` alone, as a median over
+the usual steps and, apart from them, over those at which a subspace or a block is chosen anew.  Bytes are of all state
+over all parameters, and over those of the layers' matrices.  Rates are fixed, one for each kind of optimizer, so the
+losses are a check that it learns, not a ranking.  galore-torch and torchao are measured where they can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.optim import FRUGAL, BAdam, Fira, GaLore
+from palimpsest.zoo.models import tiny_llama
+from palimpsest.zoo.text import general_text
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its batches; the vocabulary is larger than the tokenizer's where the published model's is."""
+
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+    batch: int
+    length: int
+    gap: int
+
+
+SIZES = {
+    "tiny": Size(width=128, inner=384, layers=4, vocabulary=512, batch=4, length=64, gap=10),
+    "60m": Size(width=512, inner=1376, layers=8, vocabulary=32000, batch=32, length=256, gap=50),
+}
+
+
+@dataclass
+class Racer:
+    """One optimizer with its model, and what it took."""
+
+    name: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    usual: list[float] = field(default_factory=list)
+    renewing: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def llama(size: Size) -> nn.Module:
+    """Random weights; head and embeddings tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.width // 64,
+        num_key_value_heads=size.width // 64,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).train()
+
+
+def matrices(named: Named) -> list[nn.Parameter]:
+    """What the papers split."""
+    return [p for name, p in named if "layers" in name and p.ndim == 2]
+
+
+def peers(size: Size) -> tuple[dict[str, Callable[[Named], torch.optim.Optimizer]], list[str]]:
+    """Other implementations that can be imported, and the names of those that cannot."""
+    found: dict[str, Callable[[Named], torch.optim.Optimizer]] = {}
+    absent = []
+    if importlib.util.find_spec("galore_torch"):
+        from galore_torch import GaLoreAdamW
+
+        def galore(named: Named) -> torch.optim.Optimizer:
+            chosen = matrices(named)
+            others = [p for _, p in named if not any(p is m for m in chosen)]
+            own = {"rank": size.width // 4, "update_proj_gap": size.gap, "scale": 0.25, "proj_type": "std"}
+            return GaLoreAdamW([{"params": others}, {"params": chosen, **own}], lr=0.01)
+
+        found["galore-torch"] = galore
+    else:
+        absent.append("galore-torch")
+    if importlib.util.find_spec("torchao"):
+        from torchao.optim import AdamW8bit
+
+        found["torchao AdamW8bit"] = lambda named: AdamW8bit([p for _, p in named], lr=1e-3)
+    else:
+        absent.append("torchao")
+    return found, absent
+
+
+def makers(size: Size) -> dict[str, Callable[[Named], torch.optim.Optimizer]]:
+    """Ours, and torch's."""
+    rank, gap = size.width // 4, size.gap
+    return {
+        "AdamW fused": lambda named: torch.optim.AdamW(named, lr=1e-3, fused=True),
+        "AdamW foreach": lambda named: torch.optim.AdamW(named, lr=1e-3, foreach=True),
+        "galore": lambda named: GaLore(named, lr=0.01, rank=rank, update_gap=gap),
+        "fira": lambda named: Fira(named, lr=0.01, rank=rank, update_gap=gap),
+        "frugal blocks": lambda named: FRUGAL(named, lr=1e-3, update_gap=gap),
+        "frugal columns": lambda named: FRUGAL(named, lr=1e-3, update_gap=gap, splitter="columns"),
+        "frugal svd": lambda named: FRUGAL(named, lr=1e-3, update_gap=gap, splitter="svd"),
+        "badam": lambda named: BAdam(named, lr=1e-3, update_gap=gap),
+    }
+
+
+def batches(size: Size, steps: int, device: str) -> list[Tensor]:
+    """Token ids [B, T], the same for all."""
+    _, tokenizer = tiny_llama(layers=1, width=16)
+    ids = torch.tensor([i for row in general_text(1000) for i in tokenizer(row["text"])["input_ids"]], device=device)
+    generator = torch.Generator().manual_seed(0)
+    span = torch.arange(size.length)
+    starts = [torch.randint(len(ids) - size.length, (size.batch, 1), generator=generator) for _ in range(steps)]
+    return [ids[(s + span).to(device)] for s in starts]
+
+
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def turn(racer: Racer, ids: Tensor, renews: bool, device: str) -> None:
+    """One step of one optimizer."""
+    racer.optimizer.zero_grad()
+    loss = racer.model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    start = clock(device)
+    racer.optimizer.step()
+    seconds = clock(device) - start
+    (racer.renewing if renews else racer.usual).append(seconds)
+    racer.losses.append(float(loss.detach()))
+
+
+def state_bytes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> int:
+    """Tensors in the state of some parameters, also those that an object in it holds."""
+
+    def size(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.nbytes
+        members = value.values() if isinstance(value, dict) else getattr(value, "__dict__", {}).values()
+        return sum(map(size, members))
+
+    return sum(size(v) for p in parameters for v in optimizer.state[p].values())
+
+
+def measure(size: Size, steps: int, device: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each optimizer, and the peers that are absent."""
+    others, absent = peers(size)
+    start = llama(size).to(device)
+    racers = []
+    for name, make in {**makers(size), **others}.items():
+        model = copy.deepcopy(start)
+        racers.append(Racer(name, model, make(list(model.named_parameters()))))
+    for step, ids in enumerate(batches(size, steps, device)):
+        for racer in racers:
+            turn(racer, ids, step % size.gap == 0, device)
+    rows = []
+    for racer in racers:
+        named = list(racer.model.named_parameters())
+        split = matrices(named)
+        every = [p for _, p in named]
+        rows.append(
+            {
+                "optimizer": racer.name,
+                "bytes_per_parameter": state_bytes(racer.optimizer, every) / sum(p.numel() for p in every),
+                "bytes_per_matrix_entry": state_bytes(racer.optimizer, split) / sum(p.numel() for p in split),
+                "step_ms": 1e3 * statistics.median(racer.usual[1:]),
+                "renewing_step_ms": 1e3 * statistics.median(racer.renewing[1:] or racer.renewing),
+                "loss": statistics.fmean(racer.losses[-10:]),
+            }
+        )
+    return rows, absent
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--steps", type=int, default=60, help="at least 20; the loss is the mean of the last ten")
+    parser.add_argument("--size", choices=SIZES, default="60m" if device == "cuda" else "tiny")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows, absent = measure(SIZES[options.size], options.steps, device)
+    print(f"{'optimizer':<20}{'state B/param':>14}{'B/matrix entry':>16}{'step ms':>10}{'renewing ms':>13}{'loss':>8}")
+    for row in rows:
+        print(
+            f"{row['optimizer']:<20}{row['bytes_per_parameter']:>14.2f}{row['bytes_per_matrix_entry']:>16.2f}"
+            f"{row['step_ms']:>10.2f}{row['renewing_step_ms']:>13.2f}{row['loss']:>8.3f}"
+        )
+    if absent:
+        print(f"not installed, so not measured: {', '.join(absent)}")
+    if options.json:
+        name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+        machine = {"machine": name, "threads": options.threads, "torch": torch.__version__}
+        settings = {"size": options.size, "steps": options.steps, "absent": absent}
+        found = {"what": "optimizers", **machine, **settings, "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
