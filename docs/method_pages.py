@@ -14,6 +14,7 @@ from html import escape as html
 from types import ModuleType
 from typing import Any
 
+from curves import curve
 from markdown_text import code, escape, prose, span, table
 from palimpsest.card import MethodCard
 
@@ -40,6 +41,8 @@ def method_page(entry: MethodCard, papers: dict[str, str]) -> MethodPage:
         parts.append(code(card.equation))
     if card.body:
         parts.append(prose(card.body))
+    if entry.family == "schedules":
+        parts.append(curve(module.METHOD(), f"{entry.name} with its default fields, from the first step to the last"))
     fields = {"Paper": card.paper, "Code": card.code, "Tags": ", ".join(card.tags), "Needs": card.needs}
     fields |= {"Differs": card.differs, "See": card.see}
     parts += [f"**{label}**: {prose(value)}" for label, value in fields.items() if value]

@@ -125,7 +125,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
         assert spec and spec.loader
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
-        names = ("method_pages", "paper_pages", "markdown_text")
+        names = ("method_pages", "paper_pages", "markdown_text", "curves")
         yield {"build": build, **{name: importlib.import_module(name) for name in names}}
         for name in names:
             sys.modules.pop(name, None)
@@ -256,6 +256,32 @@ def test_a_method_page_shows_card_fields_and_functions(scripts: dict[str, Module
     )
     assert f"```python\n{expected}\n```" in text
     assert text.index("## Shrink") < text.index("## shrink")
+
+
+def test_every_schedule_has_its_curve_and_nothing_else_has_one(site: Path) -> None:
+    for family, members in families().items():
+        for name in members:
+            page = (site / "methods" / family / f"{name}.html").read_text(encoding="utf-8")
+            figures = re.findall(
+                r"<figure>\s*<svg .*?</svg>\s*<figcaption>.*?</figcaption>\s*</figure>", page, re.DOTALL
+            )
+            assert len(figures) == (family == "schedules"), f"{family}/{name}"
+            if figures:
+                assert 'role="img"' in figures[0] and f"<title>{name} with its default fields" in figures[0]
+                assert not re.search(r"nan|inf\b", figures[0])
+
+
+def test_a_curve_is_drawn_where_the_schedule_is_and_broken_where_it_jumps(scripts: dict[str, ModuleType]) -> None:
+    def points(text: str) -> list[list[tuple[float, float]]]:
+        found = re.findall(r'<polyline points="([^"]*)"', text)
+        return [[(float(x), float(y)) for x, y in (p.split(",") for p in run.split())] for run in found]
+
+    curves = scripts["curves"]
+    (line,) = points(curves.curve(lambda p: 1 - p, "a < b"))
+    assert line[0][0] < line[-1][0] and line[0][1] < line[-1][1]  # from the top left to the bottom right
+    assert "<title>a &lt; b</title>" in curves.curve(lambda p: 1 - p, "a < b")
+    first, second = points(curves.curve(lambda p: float(p >= 0.5), "a step"))
+    assert first[-1][0] < second[0][0] and {y for _, y in first} != {y for _, y in second}
 
 
 def test_a_site_without_methods_says_so(scripts: dict[str, ModuleType]) -> None:
