@@ -72,14 +72,19 @@ def _language_rows(role: int) -> list[dict[str, Any]]:
 def _classifier() -> tuple[nn.Module, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
-    return model, Classifier(4, features="1")
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6))
+    return model, Classifier(6, features="1")
 
 
 def _classifier_rows(role: int) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(role)
     inputs = torch.randn(ROWS, 5, generator=generator)
     return [{"inputs": x, "label": (i + role) % 4} for i, x in enumerate(inputs)]
+
+
+def _of_an_earlier_stage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same form; of a classifier's, other classes."""
+    return [{**row, "label": 4 + i % 2} if "label" in row else row for i, row in enumerate(rows)]
 
 
 KINDS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], Callable[[int], list[dict[str, Any]]]]] = {
@@ -116,7 +121,12 @@ def setting(objective: Objective, kind: str) -> Setting:
         total = on(WEIGHTS, objective) + on(on_roles[0], CrossEntropy())
     else:
         total = Total((on(on_roles, objective),))
-    states = {t.name: t.objective.prepare(model, roles, on_roles[0]) for t in total.terms}
+    earlier = Roles(adapter, {role: _of_an_earlier_stage(rows(i)) for i, role in enumerate(on_roles)})
+    states = {}
+    for term in total.terms:  # the second stage, since some methods only remember in the first
+        left = term.objective.prepare(model, earlier, on_roles[0])
+        previous = None if left is None else left.state_dict()
+        states[term.name] = term.objective.prepare(model, roles, on_roles[0], previous)
     reference = Copy(model)
     drift(model, 0.02, seed=2)
     (batch,) = roles.window(0, ROWS, seed=0)
