@@ -80,7 +80,7 @@ def descend(state: nn.Module, learning_rate: float) -> None:
                 continue
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(parameter.grad)
-            parameter -= learning_rate * parameter.grad
+            parameter.sub_(learning_rate * parameter.grad)
             parameter.grad = None
 
 

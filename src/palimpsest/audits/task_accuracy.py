@@ -35,7 +35,7 @@ class TaskAccuracy:
         """0 or 1 per row."""
         rows = role_rows(data, role, "task_accuracy")
         labels = torch.tensor([int(label) for label in column(rows, "label", role, "task_accuracy")])
-        classes = torch.tensor(self.classes) if self.classes else labels.unique()
+        classes = torch.tensor(self.classes or sorted(set(labels.tolist())))
         strangers = labels[~torch.isin(labels, classes)]
         if len(strangers):
             raise ValueError(

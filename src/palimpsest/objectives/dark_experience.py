@@ -95,7 +95,8 @@ class DarkExperience(Objective):
 
 def _logits(model: nn.Module, roles: Roles, role: str, index: list[int]) -> list[Tensor]:
     """The logits of some rows of a role as the model gives them now, [C] each."""
-    examples, found = roles[role], []
+    examples = roles[role]
+    found: list[Tensor] = []
     device = next(model.parameters()).device
     for first in range(0, len(index), _ROWS_A_PASS):
         batch = roles.adapter.collate([examples[i] for i in index[first : first + _ROWS_A_PASS]])
