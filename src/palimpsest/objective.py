@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from palimpsest.views import ParameterView, Unit, View
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from palimpsest.reference import Reference
     from palimpsest.roles import RoleBatch, Roles
 
-__all__ = ["Counts", "Losses", "Objective", "Schedule", "Term", "Total", "count_items", "evaluate", "on"]
+__all__ = ["Counts", "Losses", "Objective", "Schedule", "Term", "Total", "count_items", "descend", "evaluate", "on"]
 
 Schedule = Callable[[float], float]
 """Progress in [0, 1] -> multiplier; the same type drives learning rates and term weights."""
@@ -70,6 +71,21 @@ class Objective:
 
     def after_step(self, model: nn.Module, state: nn.Module | None) -> None:
         """After each optimizer step: slow averages, dual variables, prototypes. Rarely needed."""
+
+
+def descend(state: nn.Module, learning_rate: float) -> None:
+    """One step of plain gradient descent on the parameters that an objective keeps in its state, then no gradient.
+
+    The loss that went backward was already divided, so the gradients of several processes are added.
+    """
+    with torch.no_grad():
+        for parameter in state.parameters():
+            if parameter.grad is None:
+                continue
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(parameter.grad)
+            parameter.sub_(learning_rate * parameter.grad)
+            parameter.grad = None
 
 
 @dataclass(frozen=True)

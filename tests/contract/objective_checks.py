@@ -29,6 +29,8 @@ from palimpsest.views import Unit
 
 ROWS = 6
 ROLES = ("forget", "second", "third", "fourth")
+TASK = "task"
+"""The role beside a penalty on the parameters, and the one from which the penalty learns what matters."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def _language_rows(role: int) -> list[dict[str, Any]]:
 def _classifier() -> tuple[nn.Module, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
-    return model, Classifier(4, features="1")
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6))
+    return model, Classifier(6, features="1")
 
 
 def _classifier_rows(role: int) -> list[dict[str, Any]]:
@@ -91,6 +93,11 @@ def _adapted_model() -> tuple[nn.Module, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return get_peft_model(copy.deepcopy(model), config).eval(), adapter
+
+
+def _of_an_earlier_stage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same form; of a classifier's, other classes."""
+    return [{**row, "label": 4 + i % 2} if "label" in row else row for i, row in enumerate(rows)]
 
 
 KINDS: dict[str, tuple[Callable[[], tuple[nn.Module, Any]], Callable[[int], list[dict[str, Any]]]]] = {
@@ -123,13 +130,14 @@ def setting(objective: Objective, kind: str) -> Setting:
     model = copy.deepcopy(original)
     other = copy.deepcopy(original)
     drift(other, 0.05, seed=1)
-    on_roles = ROLES[: objective.arity]
+    on_roles = (TASK,) if objective.unit == "parameter" else ROLES[: objective.arity]
     roles = Roles(adapter, {role: rows(i) for i, role in enumerate(on_roles)})
     if objective.unit == "parameter":  # a penalty stands beside a term on data
         total = on(WEIGHTS, objective) + on(on_roles[0], CrossEntropy())
     else:
         total = Total((on(on_roles, objective),))
-    previous = _first_stage(total, original, roles, on_roles[0]) if kind == "adapter" else {}
+    earlier = Roles(adapter, {role: _of_an_earlier_stage(rows(i)) for i, role in enumerate(on_roles)})
+    previous = _first_stage(total, original, earlier, on_roles[0], 0.1 if kind == "adapter" else 0.0)
     states = {t.name: t.objective.prepare(model, roles, on_roles[0], previous.get(t.name)) for t in total.terms}
     reference = Copy(model)
     drift(model, 0.2 if kind == "adapter" else 0.02, seed=2)  # an adapter starts as no change at all
@@ -137,11 +145,13 @@ def setting(objective: Objective, kind: str) -> Setting:
     return Setting(objective, model, reference, Frozen(other), total, states, batch)
 
 
-def _first_stage(total: Total, original: nn.Module, roles: Roles, role: str) -> dict[str, dict[str, Tensor]]:
-    """What the objectives' states leave when an adapter was trained: some know what to protect only then."""
+def _first_stage(
+    total: Total, original: nn.Module, roles: Roles, role: str, moved: float
+) -> dict[str, dict[str, Tensor]]:
+    """What the objectives' states leave to the stage that is checked: some methods only remember in their first."""
     model = copy.deepcopy(original)
     states = {t.name: t.objective.prepare(model, roles, role) for t in total.terms}
-    drift(model, 0.1, seed=3)
+    drift(model, moved, seed=3)
     return {n: {k: v.detach().clone() for k, v in s.state_dict().items()} for n, s in states.items() if s is not None}
 
 
