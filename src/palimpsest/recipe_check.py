@@ -112,6 +112,8 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     for family, spec in {"edit": stage.edit, "mask": stage.mask, "intervention": stage.intervention}.items():
         compile_part(spec, f"{family}s", f"{place}.{family}", allow_imports=allow_imports)
     compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
+    if stage.layers is not None and stage.lora is not None:
+        raise RecipeError(f"{place}.layers: they would replace parts of what lora adds; remove one of the two.")
     compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
     _check_procedure(stage, place, allow_imports)
     combine = compile_combine(stage.combine, place)

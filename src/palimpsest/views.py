@@ -25,7 +25,9 @@ __all__ = [
     "Example",
     "Head",
     "LabelView",
+    "Moments",
     "ParameterView",
+    "Scores",
     "TokenOutputs",
     "TokenView",
     "Unit",
@@ -226,25 +228,92 @@ class TokenView(View):
         return self.outputs.taps[name]
 
 
-class LabelView(View):
-    """A classifier on one role's rows: any module from tensors to logits."""
+@dataclass(frozen=True)
+class Moments:
+    """What a loss of the spherical family asks of C scores an item: the target's, and the mean and variance of all."""
 
-    def __init__(self, batch: Batch, logits: Tensor, features: Tensor | None = None) -> None:
+    target: Tensor  # [N]
+    mean: Tensor  # [N]
+    variance: Tensor  # [N], over the population
+    classes: int
+
+    @staticmethod
+    def of(logits: Tensor, labels: Tensor) -> Moments:
+        """Those of ``logits`` [N, C] that are there."""
+        variance, mean = torch.var_mean(logits, -1, correction=0)
+        return Moments(logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1), mean, variance, logits.shape[-1])
+
+
+class Scores(Protocol):
+    """Class scores [B, C] that an output layer has not computed, because a loss may need only their moments."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(B, C)."""
+        ...
+
+    def split(self, sizes: list[int]) -> Sequence[Scores]:
+        """The scores of successive rows, as ``Tensor.split``."""
+        ...
+
+    def moments(self, labels: Tensor) -> Moments:
+        """For the classes ``labels`` [B]."""
+        ...
+
+    def logits(self) -> Tensor:
+        """All of them, [B, C], where that can be had."""
+        ...
+
+
+class LabelView(View):
+    """A classifier on one role's rows: any module from tensors to logits.
+
+    A model may answer a row several times in succession (multi-sample dropout).  The view then holds the row as often,
+    each time with its share of the row's weight, so that any loss becomes the mean over the answers.
+    """
+
+    def __init__(self, batch: Batch, logits: Tensor | Scores, features: Tensor | None = None) -> None:
+        rows = len(batch["labels"])
+        answers = max(1, logits.shape[0] // max(1, rows))
+        if answers > 1:
+            weight = batch.get("weight", torch.ones(rows, device=batch["labels"].device))
+            batch = {k: v.repeat_interleave(answers, 0) for k, v in {**batch, "weight": weight / answers}.items()}
+        if features is not None and len(features) < logits.shape[0]:
+            features = features.repeat_interleave(answers, 0)
         super().__init__(batch)
-        self.logits = logits  # [B, C]
+        self._scores = logits  # [B, C]
         self._features = features  # [B, D]
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[B, C]."""
+        return self._scores if isinstance(self._scores, Tensor) else self._scores.logits()
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Each row's own score, and the mean and variance of all: without the [B, C] where the model can do so."""
+        if isinstance(self._scores, Tensor):
+            return Moments.of(self._scores, self.labels)
+        return self._scores.moments(self.labels)
 
     @property
     def ref(self) -> LabelView:
         """The frozen reference model on the same rows."""
-        view: LabelView = self.companion("ref")
-        return view
+        return self._beside("ref")
 
     @property
     def teacher(self) -> LabelView:
         """The teacher on the same rows."""
-        view: LabelView = self.companion("teacher")
-        return view
+        return self._beside("teacher")
+
+    def _beside(self, name: str) -> LabelView:
+        """A companion's view, each of its rows as often as here."""
+        view: LabelView = self.companion(name)
+        if view.size == self.size:
+            return view
+        answers = self.size // view.size
+        features = None if view._features is None else view._features.repeat_interleave(answers, 0)
+        return LabelView(self.batch, view.logits.repeat_interleave(answers, 0), features)
 
     @property
     def labels(self) -> Tensor:

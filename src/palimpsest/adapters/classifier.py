@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from palimpsest.audit import Row
 from palimpsest.reference import Columns, evaluating
 from palimpsest.roles import Roles
-from palimpsest.views import Batch, Example, Head, LabelView, Unit, View
+from palimpsest.views import Batch, Example, Head, LabelView, Scores, Unit, View
 
 __all__ = ["Classifier", "ClassifierSubject"]
 
@@ -66,17 +66,20 @@ class Classifier:
         if self.features is not None:
             handle = inner.get_submodule(self.features).register_forward_hook(lambda _, __, out: kept.append(out))
         try:
-            logits = model(torch.cat([batch[r]["inputs"] for r in roles]))  # [sum of B, C]
+            logits: Tensor | Scores = model(torch.cat([batch[r]["inputs"] for r in roles]))  # [sum of B, C]
         finally:
             if handle is not None:
                 handle.remove()
-        if logits.ndim != 2 or logits.shape[1] != self.classes:
+        if len(logits.shape) != 2 or logits.shape[1] != self.classes:
             raise ValueError(
                 f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes]."
             )
         sizes = [len(batch[r]["labels"]) for r in roles]
+        answers = max(1, logits.shape[0] // sum(sizes))  # of each row, in succession
         features = torch.split(kept[0], sizes) if kept else [None] * len(sizes)
-        parts = zip(roles, torch.split(logits, sizes), features, strict=True)
+        counts = [answers * n for n in sizes]
+        own_logits = torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
+        parts = zip(roles, own_logits, features, strict=True)
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 
     def store(self, view: View, full: bool) -> list[Columns]:

@@ -1,0 +1,1 @@
+"""Parts of networks that stand in for others while a stage trains, and leave plain modules behind."""
