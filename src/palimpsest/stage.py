@@ -23,6 +23,7 @@ from palimpsest.recipe import Lora, Recipe, RecipeError, Stage
 from palimpsest.recipe_parts import compile_combine, compile_objective, compile_part, compile_training
 from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, cache
 from palimpsest.roles import Roles
+from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
 from palimpsest.views import Adapter
 
@@ -296,9 +297,12 @@ def _do(
                 result = procedure(working, roles, total, training, **common)
             else:
                 combine = compile_combine(stage.combine, place)
-                result = _loop(training)(
-                    working, roles, total, training, teacher=teacher, combine=combine, mask=mask, **common
-                )
+                common |= {"teacher": teacher, "combine": combine, "mask": mask}
+                if stage.watch is not None:
+                    _refuse_to_watch(trained, place)
+                    watched = watch_of(stage.watch, f"{place}.watch", roles, seed, allow_imports=allow_imports)
+                    common["watch"] = watched
+                result = _loop(training)(working, roles, total, training, **common)
         count = sum(p.numel() for p in working.parameters() if p.requires_grad)
     except Exception as error:
         told = explained(error, place)
@@ -312,8 +316,15 @@ def _do(
             _merge(working, model)
         roles.selections.clear()
     notes = [{"name": stage.trains, "seconds": result.seconds, "parameters": count}] if stage.trains != "model" else []
-    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, result.curves, notes)
+    curves = result.curves | kept(result, folder)
+    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
     return outcome, result.states
+
+
+def _refuse_to_watch(trained: Trained, place: str) -> None:
+    """A model whose behavior an earlier stage bends would be measured without that."""
+    if trained.interventions:
+        raise RecipeError(f"{place}.watch: it would leave out an earlier stage's intervention; watch without that one.")
 
 
 def _loop(training: Training) -> Callable[..., Result]:
