@@ -3,8 +3,8 @@
     python bench/watch.py [--steps 60] [--rounds 5] [--json FILE]
 
 Three runs take turns: training alone, training watched after every step, and the same audits as often on the
-trained model with nothing around them.  The figure is (watched - alone) / audits, each the fewest seconds of all rounds;
-what is above 1 is the keeping and putting back of modes, gradients and random generators.
+trained model with nothing around them.  The figure is (watched - alone) / audits, each the fewest seconds of all
+rounds; what is above 1 is the keeping and putting back of modes, gradients and random generators.
 """
 
 from __future__ import annotations
@@ -102,10 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "language model, 32 rows": measured(language_model(32), given.steps, given.rounds),
     }
     for name, part in found.items():
-        print(
-            f"{name:24} alone {part['alone']:6.3f} s  watched {part['watched']:6.3f} s  audits {part['audits']:6.3f} s   "
-            f"{part['ratio']:.3f} times the audits (limit {LIMIT})"
-        )
+        took = "  ".join(f"{side} {part[side]:6.3f} s" for side in ("alone", "watched", "audits"))
+        print(f"{name:24} {took}  {part['ratio']:.3f} times the audits (limit {LIMIT})")
     if given.json:
         settings = {"steps": given.steps, "threads": torch.get_num_threads(), "machine": platform.machine()}
         given.json.write_text(json.dumps({**found, "settings": settings}, indent=1) + "\n")

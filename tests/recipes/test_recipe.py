@@ -391,7 +391,7 @@ def test_training_is_a_frozen_schema() -> None:
 
     assert [f.name for f in dataclasses.fields(Stage)] == [
         *("name", "objective", "train", "select", "lora", "layers", "edit", "mask", "intervention", "procedure"),
-        *("combine", "reference", "trains", "starts"),
+        *("combine", "watch", "reference", "trains", "starts"),
     ]
     assert [f.name for f in dataclasses.fields(Recipe)] == [
         *("model", "roles", "stages", "audits", "name", "title", "variants", "baselines", "expect", "seeds"),
