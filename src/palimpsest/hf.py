@@ -54,6 +54,7 @@ from palimpsest.objective import Counts, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import RoleBatch, Roles
 from palimpsest.step import NotFinite, States, Step
+from palimpsest.watch import Watch
 
 __all__ = ["RolesTrainer", "fit_with_trainer"]
 
@@ -265,9 +266,15 @@ def fit_with_trainer(
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
     previous: States | None = None,
+    watch: Watch | None = None,
     report_to: Sequence[str] = (),
 ) -> Result:
-    """``loop.fit`` by a Trainer: the same arguments, the same result, the same errors; ``report_to`` names trackers."""
+    """``loop.fit`` by a Trainer: the same arguments, the same result, the same errors; ``report_to`` names trackers.
+
+    It does not ``watch``: between two steps the Trainer's own callbacks and processes have a say.
+    """
+    if watch is not None:
+        raise ValueError("The Trainer does not measure on the way; watch with train.loop: plain.")
     total = Total((objective,)) if isinstance(objective, Term) else objective
     autocast = torch.bfloat16 if training.precision == "bfloat16" else None
     steps = steps_of(training, roles, total)

@@ -28,6 +28,7 @@ from palimpsest.objective import Schedule, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
 from palimpsest.step import NotFinite, States, Step
+from palimpsest.watch import Watch, Watched, Watcher
 
 __all__ = [
     "Interrupted",
@@ -188,13 +189,14 @@ class Progress:
 @dataclass(frozen=True)
 class Result:
     """What a stage did: ``curves`` hold each term's unweighted value by step, ``states`` what its objectives leave
-    to the next stage (``fit(previous=...)``)."""
+    to the next stage (``fit(previous=...)``), ``watched`` what was measured on the way (not counted in ``seconds``)."""
 
     steps: int
     seconds: float
     tokens: int
     curves: Curves = field(default_factory=dict)
     states: States = field(default_factory=dict)
+    watched: Watched | None = None
 
 
 def steps_of(training: Training, roles: Roles, objective: Total) -> int:
@@ -253,10 +255,12 @@ def fit(
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
     previous: States | None = None,
+    watch: Watch | None = None,
 ) -> Result:
     """Trains ``model`` in place. With a ``folder``, goes on from the last complete checkpoint in it.
 
     ``previous`` are the ``states`` of the result of an earlier stage, for objectives that remember (EWC, prototypes).
+    ``watch`` measures the model on the way and leaves every weight as it would have been.
 
     Raises ``Interrupted`` on Ctrl-C and ``Stopped`` when a loss or gradient is not finite; both leave the last good
     state in ``folder``.
@@ -268,8 +272,10 @@ def fit(
     steps = steps_of(training, roles, total)
     if folder is not None and step.sharded:
         raise ValueError("The plain loop cannot save a model that FSDP splits; use train.loop: trainer, or no folder.")
+    if watch is not None and step.sharded:
+        raise ValueError("A watch measures the whole model, which FSDP splits; train on one process or with DDP.")
     run = _Run(model, roles, training, step, make_optimizer(training, step.model), seed, steps, folder)
-    run.resume()
+    run.resume(watch)
     return run.go(on_step)
 
 
@@ -289,49 +295,66 @@ class _Run:
     ) -> None:
         self.model, self.roles, self.training, self.step = model, roles, training, step
         self.optimizer, self.seed, self.steps, self.folder = optimizer, seed, steps, folder
-        self.done, self.before = 0, 0.0
+        self.done, self.start = 0, time.perf_counter()
+        self.watcher: Watcher | None = None
         self.curves: Curves = {t.name: [] for t in step.objective.terms}
         self.rank = torch.distributed.get_rank() if step.processes > 1 else 0
         self.interrupted = False
         self.pace = Pace(training.checkpoint_every)
 
-    def resume(self) -> None:
+    def resume(self, watch: Watch | None = None) -> None:
         """Goes back to the last complete checkpoint, or seeds the generators of a fresh start."""
         found = checkpoint.latest(self.folder) if self.folder is not None else None
+        if watch is not None:
+            self.watcher = Watcher(watch, self.steps, None if found is None else found.extra.get("watched"))
         if found is None:
             torch.manual_seed(self.seed)
             return
+        if watch is not None and "watched" not in found.extra:
+            raise ValueError(f"{found.folder} was not watched from its start; choose another run folder.")
         self.curves = resumed_curves(found.extra["curves"], self.curves, found.folder)
         checkpoint.restore(found, self.step.bare, self.optimizer, self.step.modules)
         self.done, self.step.tokens = found.step, found.extra["tokens"]
-        self.before = found.extra["seconds"]
+        self.start = time.perf_counter() - found.extra["seconds"]
 
     def go(self, on_step: Callable[[Progress], None] | None) -> Result:
         """All remaining steps."""
         self.model.train()
-        start = time.perf_counter() - self.before
         try:
+            with holding_interrupts(self._interrupt):
+                self._look()
             while self.done < self.steps and not self.interrupted:
                 with holding_interrupts(self._interrupt):
                     self._one()
                     self.done += 1
                     for name, value in self.step.parts.items():
                         self.curves[name].append((self.done, value))
-                seconds = time.perf_counter() - start
+                    self._look()
                 if on_step is not None:  # before the checkpoint, so that what it does to the model is kept
-                    on_step(Progress(self.done, self.steps, self.step.parts, seconds))
+                    on_step(Progress(self.done, self.steps, self.step.parts, self.seconds))
                 if self.done < self.steps and self.pace.due(self.done):
-                    self._save(time.perf_counter() - start)
+                    self._save()
             if self.interrupted:
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            self._save(time.perf_counter() - start)
+            self._save()
             raise interrupted(self.done, self.steps, self.folder) from None
         except NotFinite as error:
-            self._save(time.perf_counter() - start)
+            self._save()
             raise stopped(self.done, self.steps, self.folder, error) from None
         self.model.eval()
-        return Result(self.steps, time.perf_counter() - start, self.step.tokens, self.curves, self.step.left)
+        watched = None if self.watcher is None else self.watcher.watched
+        return Result(self.steps, self.seconds, self.step.tokens, self.curves, self.step.left, watched)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training so far, in all lives of the run."""
+        return time.perf_counter() - self.start
+
+    def _look(self) -> None:
+        """Measures if it is time to; a run killed before it could measure does so when it goes on."""
+        if self.watcher is not None:
+            self.start += self.watcher.at(self.done, self.step.bare)
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -366,9 +389,11 @@ class _Run:
         ddp = isinstance(self.model, nn.parallel.DistributedDataParallel)
         return self.model.no_sync() if ddp else contextlib.nullcontext()  # type: ignore[operator]
 
-    def _save(self, seconds: float) -> None:
+    def _save(self) -> None:
         if self.folder is None or self.rank != 0:
             return
-        extra = {"tokens": self.step.tokens, "seconds": seconds, "curves": self.curves}
+        extra: dict[str, Any] = {"tokens": self.step.tokens, "seconds": self.seconds, "curves": self.curves}
+        if self.watcher is not None:
+            extra["watched"] = self.watcher.watched.plain()
         with self.pace.writing():
             checkpoint.save(self.folder, self.done, self.step.bare, self.optimizer, self.step.modules, extra)

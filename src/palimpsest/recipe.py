@@ -32,6 +32,7 @@ __all__ = [
     "RecipeError",
     "Slow",
     "Stage",
+    "WatchSpec",
     "load_recipe",
     "parse_recipe",
     "plain",
@@ -119,10 +120,26 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class WatchSpec:
+    """Audits of roles before the first step of a stage, after every ``every``-th and after the last."""
+
+    __pydantic_config__ = STRICT
+    every: int
+    audits: dict[str, list[Spec]]
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1 step, not {short(self.every)}")
+        if not any(self.audits.values()):
+            raise ValueError("audits must name an audit of a role; leave watch out where nothing is to be watched")
+
+
+@dataclass(frozen=True)
 class Stage:
     """select -> layers -> edit -> mask -> train -> intervention, each of them optional.
 
-    ``layers`` stand in the model while the stage trains; ``procedure`` is a loop of its own in place of the stage's.
+    ``layers`` stand in the model while the stage trains; ``procedure`` is a loop of its own in place of the stage's;
+    ``watch`` measures on the way.
     ``trains`` other than ``model`` names a companion that is trained beside the model, from ``starts``.
     ``reference`` is the model before training: ``auto`` caches what it said wherever that is exact and copies the model
     otherwise; ``copy``, ``cached`` and ``adapter_off`` say how.  ``{slow_average: {decay: 0.25}}`` follows the model.
@@ -140,6 +157,7 @@ class Stage:
     intervention: Spec | None = None
     procedure: Spec | None = None
     combine: Spec | None = None
+    watch: WatchSpec | None = None
     reference: Spec = "auto"
     trains: str = "model"
     starts: Spec | None = None
@@ -279,7 +297,7 @@ def keys(cls: Any) -> list[str]:
 
 def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
     """The keys of the part of ``cls`` that lies at ``location``."""
-    inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora}
+    inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora, "watch": WatchSpec}
     for part in location:
         cls = inner.get(str(part), cls)
     return keys(cls)

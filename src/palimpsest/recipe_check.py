@@ -8,6 +8,7 @@ from palimpsest.objective import WEIGHTS, Total
 from palimpsest.recipe import Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
+    compile_audits_of,
     compile_baselines,
     compile_combine,
     compile_objective,
@@ -15,7 +16,7 @@ from palimpsest.recipe_parts import (
     compile_reference,
     compile_training,
 )
-from palimpsest.role_data import check_audits, check_roles, paired_with
+from palimpsest.role_data import check_audited_roles, check_audits, check_roles, paired_with
 from palimpsest.stage_matrix import BEFORE
 
 __all__ = ["check"]
@@ -103,6 +104,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
             "select": stage.select or None,
             "layers": stage.layers,
             "procedure": stage.procedure,
+            "watch": stage.watch,
         }
         for key in (k for k, v in idle.items() if v is not None):
             raise RecipeError(f"{place}.{key}: it is for training, but the stage has no objective; add one.")
@@ -116,6 +118,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
         raise RecipeError(f"{place}.layers: they would replace parts of what lora adds; remove one of the two.")
     compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
     _check_procedure(stage, place, allow_imports)
+    _check_watch(stage, place, recipe, allow_imports)
     combine = compile_combine(stage.combine, place)
     try:
         combine.groups(total) if total is not None else None
@@ -135,11 +138,21 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
             f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
             " starts) or is called from Python."
         )
-    own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers}
+    own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers, "watch": stage.watch}
     for key in (k for k, v in own.items() if v is not None):
         raise RecipeError(
             f"{place}.{key}: a stage with a procedure trains in a loop of its own; remove one of the two."
         )
+
+
+def _check_watch(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) -> None:
+    """Whether what is to be measured on the way can be."""
+    if stage.watch is None:
+        return
+    check_audited_roles(stage.watch.audits, f"{place}.watch.audits", recipe)
+    compile_audits_of(stage.watch.audits, f"{place}.watch.audits", allow_imports=allow_imports)
+    if (stage.train or {}).get("loop", "plain") != "plain":
+        raise RecipeError(f"{place}.watch: the Trainer does not measure on the way; write train.loop: plain.")
 
 
 def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palimpsest import names
@@ -13,6 +13,7 @@ from palimpsest.recipe import Baseline, Recipe, RecipeError, Slow, Spec, Stage, 
 
 __all__ = [
     "compile_audits",
+    "compile_audits_of",
     "compile_baselines",
     "compile_combine",
     "compile_objective",
@@ -165,9 +166,16 @@ def compile_reference(spec: Spec, place: str) -> str | Slow:
 
 def compile_audits(recipe: Recipe, *, allow_imports: bool = False) -> dict[str, list[Any]]:
     """Role -> audits, built."""
+    return compile_audits_of(recipe.audits, "audits", allow_imports=allow_imports)
+
+
+def compile_audits_of(
+    audits: Mapping[str, Sequence[Spec]], place: str, *, allow_imports: bool = False
+) -> dict[str, list[Any]]:
+    """The audits of a recipe, or of what a stage watches, built."""
     return {
-        role: [_built(spec, "audits", f"audits.{role}.{i}", allow_imports) for i, spec in enumerate(specs)]
-        for role, specs in recipe.audits.items()
+        role: [_built(spec, "audits", f"{place}.{role}.{i}", allow_imports) for i, spec in enumerate(specs)]
+        for role, specs in audits.items()
     }
 
 

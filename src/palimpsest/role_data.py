@@ -14,7 +14,15 @@ from palimpsest.mix import check_shares, mixed
 from palimpsest.recipe import Recipe, RecipeError, Stage, keys, short, suggest, validated
 from palimpsest.roles import Answers, Derived
 
-__all__ = ["check_audits", "check_roles", "fingerprints", "load_roles", "parts_of", "refuse_shared_rows"]
+__all__ = [
+    "check_audited_roles",
+    "check_audits",
+    "check_roles",
+    "fingerprints",
+    "load_roles",
+    "parts_of",
+    "refuse_shared_rows",
+]
 
 FILE_KEYS = ("file", "columns", "rows")
 ANSWER_KEYS = ("answers", "to", "column")
@@ -125,16 +133,7 @@ def _check_mix(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
 
 def check_audits(recipe: Recipe, runs: Sequence[str]) -> None:
     """Whether every audit has data, and every expectation an audit and a run of ``runs``."""
-    for role, specs in recipe.audits.items():
-        place = f"audits.{short(role, quoted=False)}"
-        if role not in recipe.roles:
-            raise RecipeError(f"{place}: this role has no data; {suggest(role, list(recipe.roles))}")
-        if _kind(recipe.roles[role], role) in PAIRED:
-            raise RecipeError(f"{place}: this role is drawn afresh in every round; audit the role it belongs to.")
-        audits = audit_names(specs)
-        twice = [a for a in audits if audits.count(a) > 1]
-        if twice:
-            raise RecipeError(f"{place}: {twice[0]} is listed twice; keep one.")
+    check_audited_roles(recipe.audits, "audits", recipe)
     known = [f"{role}/{name}" for role, specs in recipe.audits.items() for name in audit_names(specs)]
     if not known:
         raise RecipeError("audits: a run without measurements reports nothing; name an audit of a role.")
@@ -143,6 +142,20 @@ def check_audits(recipe: Recipe, runs: Sequence[str]) -> None:
         if key not in known:
             raise RecipeError(f"{place}: nothing measures this; {suggest(key, known)}")
         _check_expectation(wanted, place, runs)
+
+
+def check_audited_roles(audits: Mapping[str, Sequence[Any]], place: str, recipe: Recipe) -> None:
+    """Whether every role that is measured, at the end or on the way, has data, and every audit is named once."""
+    for role, specs in audits.items():
+        here = f"{place}.{short(role, quoted=False)}"
+        if role not in recipe.roles:
+            raise RecipeError(f"{here}: this role has no data; {suggest(role, list(recipe.roles))}")
+        if _kind(recipe.roles[role], role) in PAIRED:
+            raise RecipeError(f"{here}: this role is drawn afresh in every round; audit the role it belongs to.")
+        names = audit_names(specs)
+        twice = [a for a in names if names.count(a) > 1]
+        if twice:
+            raise RecipeError(f"{here}: {twice[0]} is listed twice; keep one.")
 
 
 def _check_expectation(wanted: Any, place: str, runs: Sequence[str]) -> None:
@@ -215,7 +228,7 @@ def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]],
 
 def _token_counter(recipe: Recipe) -> Callable[[Row], int]:
     """How many tokens of a row the recipe's model is scored on."""
-    from palimpsest.stage import load_model
+    from palimpsest.loaded import load_model
 
     adapter = load_model(recipe).adapter
     return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")
@@ -295,15 +308,18 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
 
 def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
     """An audit on a role that is not trained on must not hold rows that are: it would measure memory, not ability."""
-    stages = [*recipe.stages, *(s for stages in recipe.variants.values() for s in stages)]
-    trained = training_roles(stages, recipe.roles)
+    stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
+    stages |= {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
+    trained = training_roles(list(stages.values()), recipe.roles)
     seen = {row_key(row): role for role in trained for row in rows.get(role, ())}
-    for role in recipe.audits:
+    places = {role: f"{at}.watch.audits" for at, s in stages.items() if s.watch for role in s.watch.audits}
+    places |= dict.fromkeys(recipe.audits, "audits")
+    for role, place in places.items():
         if role in trained or parts_of(recipe.roles[role]):
             continue
         shared = [row_key(row) for row in rows[role] if row_key(row) in seen]
         if shared:
             raise RecipeError(
-                f"audits.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training role"
-                f" {seen[shared[0]]!r}; take them out of one of the two."
+                f"{place}.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training"
+                f" role {seen[shared[0]]!r}; take them out of one of the two."
             )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from palimpsest.audit import Row, Scores, row_ids
 from palimpsest.checkpoint import write_text
 from palimpsest.intervention import Intervention
+from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.recipe import Recipe, RecipeError, Stage, to_yaml
@@ -33,7 +34,7 @@ from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
-from palimpsest.stage import Outcome, Trained, explained, load_model, run_stage
+from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.step import States
 

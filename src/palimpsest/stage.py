@@ -19,7 +19,7 @@ from palimpsest.checkpoint import read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.objective import Total
-from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage
+from palimpsest.recipe import Lora, RecipeError, Slow, Stage
 from palimpsest.recipe_parts import (
     compile_combine,
     compile_objective,
@@ -29,24 +29,16 @@ from palimpsest.recipe_parts import (
 )
 from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache
 from palimpsest.roles import Roles
+from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
-from palimpsest.views import Adapter
 
 if TYPE_CHECKING:
-    from palimpsest.adapters.rows_to_tokens import Tokens
+    pass
 
-__all__ = ["Loaded", "Outcome", "Trained", "explained", "load_model", "run_stage"]
+__all__ = ["Outcome", "Trained", "explained", "run_stage"]
 
 
 STATES = "states.safetensors"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model on its device, and its adapter."""
-
-    model: nn.Module
-    adapter: Adapter
 
 
 @dataclass
@@ -101,83 +93,6 @@ def explained(error: Exception, place: str) -> Exception:
     if isinstance(error, RuntimeError) and not isinstance(error, Stopped):
         return RecipeError(f"{place}: PyTorch stopped ({text[:200].rstrip('.')}); check that rows and model fit.")
     return error
-
-
-def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:
-    """The recipe's model in float32 on the best device there is, and its adapter. Raises ``RecipeError``."""
-    spec = recipe.model
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if spec.adapter == "classifier":
-            return _load_classifier(recipe, device, allow_imports)
-        try:
-            from palimpsest.adapters.causal_lm import CausalLM
-            from palimpsest.zoo.models import load_causal_lm
-        except ImportError as error:
-            raise RecipeError(
-                f"model: language models need transformers ({error}); pip install 'palimpsest[hf]'."
-            ) from None
-        if note is not None:
-            note(f"Loading {spec.pretrained}.")
-        model, tokenizer = load_causal_lm(spec.pretrained)
-    except (ValueError, LookupError, OSError, ImportError) as error:
-        text = str(error)
-        raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
-    limit = model.config.to_dict().get("max_position_embeddings")
-    if limit is not None and spec.max_length > limit:
-        raise RecipeError(
-            f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
-        )
-    adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
-    if spec.chat or spec.chat_template:
-        _try_template(adapter.tokens)
-    return Loaded(model.to(device), adapter)
-
-
-def _try_template(tokens: Tokens) -> None:
-    """Renders one exchange, so that a template that is missing or broken is noticed before any row."""
-    exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        tokens.render(exchange, "model", generation=False)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
-    except Exception as error:  # the template is a program, and fails in its own ways
-        raise RecipeError(f"model.chat_template: the template fails ({error}); write chatml, or correct it.") from None
-
-
-def _load_classifier(recipe: Recipe, device: torch.device, allow_imports: bool) -> Loaded:
-    from palimpsest.adapters.classifier import Classifier
-    from palimpsest.zoo.classifiers import classifiers
-
-    spec = recipe.model
-    if ":" in spec.pretrained:
-        if spec.classes is None:
-            raise RecipeError("model.classes: say how many classes the model tells apart.")
-        model, classes, features = _own_classifier(spec.pretrained, allow_imports), spec.classes, spec.features
-    else:
-        model, classes, features = classifiers(spec.pretrained)
-    features = spec.features or features
-    if features is not None and features not in dict(model.named_modules()):
-        known = ", ".join(name for name, _ in model.named_modules() if name)
-        raise RecipeError(f"model.features: the model has no module {features!r}; there are: {known}.")
-    return Loaded(model.to(device), Classifier(spec.classes or classes, features))
-
-
-def _own_classifier(name: str, allow_imports: bool) -> nn.Module:
-    """What a factory outside Palimpsest returns."""
-    from palimpsest.names import UnknownName, resolve
-
-    try:
-        model = resolve(name, allow_imports=allow_imports)()
-    except UnknownName as error:
-        raise RecipeError(f"model.pretrained: {error}") from None
-    except Exception as error:  # the user's own code
-        raise RecipeError(
-            f"model.pretrained: {name} failed ({type(error).__name__}: {error}); correct its code."
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise RecipeError(f"model.pretrained: {name} returned a {type(model).__name__}; it must return an nn.Module.")
-    return model
 
 
 def run_stage(
@@ -305,9 +220,12 @@ def _do(
                 result = procedure(working, roles, total, training, **common)
             else:
                 combine = compile_combine(stage.combine, place)
-                result = _loop(training)(
-                    working, roles, total, training, teacher=teacher, combine=combine, mask=mask, **common
-                )
+                common |= {"teacher": teacher, "combine": combine, "mask": mask}
+                if stage.watch is not None:
+                    _refuse_to_watch(trained, place)
+                    watched = watch_of(stage.watch, f"{place}.watch", roles, seed, allow_imports=allow_imports)
+                    common["watch"] = watched
+                result = _loop(training)(working, roles, total, training, **common)
         if isinstance(kind, Slow) and isinstance(reference, SlowAverage) and kind.ends == "slow":
             reference.copy_to(working)
         count = sum(p.numel() for p in working.parameters() if p.requires_grad)
@@ -323,8 +241,15 @@ def _do(
             _merge(working, model)
         roles.selections.clear()
     notes = [{"name": stage.trains, "seconds": result.seconds, "parameters": count}] if stage.trains != "model" else []
-    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, result.curves, notes)
+    curves = result.curves | kept(result, folder)
+    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
     return outcome, result.states
+
+
+def _refuse_to_watch(trained: Trained, place: str) -> None:
+    """A model whose behavior an earlier stage bends would be measured without that."""
+    if trained.interventions:
+        raise RecipeError(f"{place}.watch: it would leave out an earlier stage's intervention; watch without that one.")
 
 
 def _loop(training: Training) -> Callable[..., Result]:

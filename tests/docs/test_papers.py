@@ -145,9 +145,10 @@ def test_no_two_papers_share_a_summary_a_title_or_an_arxiv_number() -> None:
 @pytest.mark.parametrize(
     ("slug", "part"), [(entry.slug, part) for entry in ENTRIES for part in entry.parts], ids=lambda value: str(value)
 )
-def test_every_part_is_a_method_that_imports(slug: str, part: str) -> None:
+def test_every_part_imports_and_is_a_method_or_a_noun(slug: str, part: str) -> None:
+    """A paper on measuring may be a module beside the folders of methods: curves, watch."""
     module = importlib.import_module(f"palimpsest.{part}")
-    assert module.METHOD is not None
+    assert module.METHOD is not None if "." in part else module.__all__
 
 
 @each

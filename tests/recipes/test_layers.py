@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from palimpsest.checkpoint import read_tensors
+from palimpsest.loaded import load_model
 from palimpsest.loop import Interrupted, Progress
 from palimpsest.recipe import RecipeError, parse_recipe
 from palimpsest.role_data import load_roles
 from palimpsest.roles import Roles
 from palimpsest.run import run
-from palimpsest.stage import Trained, load_model, run_stage
+from palimpsest.stage import Trained, run_stage
 
 TRAIN = {"steps": 100, "batch": 32, "lr": 3e-3}
 DIGITS: dict[str, Any] = {

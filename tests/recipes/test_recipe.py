@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from palimpsest import zoo
+from palimpsest.loaded import load_model
 from palimpsest.loop import Training, steps_of
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.npo import NPO
@@ -20,7 +21,7 @@ from palimpsest.report import Report
 from palimpsest.role_data import fingerprints, load_roles, training_roles
 from palimpsest.roles import Roles
 from palimpsest.run import plans, run
-from palimpsest.stage import Trained, load_model, run_stage
+from palimpsest.stage import Trained, run_stage
 from palimpsest.yaml_text import parse
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -391,7 +392,7 @@ def test_training_is_a_frozen_schema() -> None:
 
     assert [f.name for f in dataclasses.fields(Stage)] == [
         *("name", "objective", "train", "select", "lora", "layers", "edit", "mask", "intervention", "procedure"),
-        *("combine", "reference", "trains", "starts"),
+        *("combine", "watch", "reference", "trains", "starts"),
     ]
     assert [f.name for f in dataclasses.fields(Recipe)] == [
         *("model", "roles", "stages", "audits", "name", "title", "tasks", "variants", "baselines", "expect", "seeds"),

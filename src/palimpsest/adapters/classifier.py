@@ -78,7 +78,9 @@ class Classifier:
         answers = max(1, logits.shape[0] // sum(sizes))  # of each row, in succession
         features = torch.split(kept[0], sizes) if kept else [None] * len(sizes)
         counts = [answers * n for n in sizes]
-        own_logits = torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
+        own_logits: Sequence[Tensor | Scores] = (
+            torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
+        )
         parts = zip(roles, own_logits, features, strict=True)
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 

@@ -1,0 +1,103 @@
+"""A recipe's model on its device, and the adapter that feeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from palimpsest.recipe import Recipe, RecipeError
+from palimpsest.views import Adapter
+
+if TYPE_CHECKING:
+    from palimpsest.adapters.rows_to_tokens import Tokens
+
+__all__ = ["Loaded", "load_model"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, and its adapter."""
+
+    model: nn.Module
+    adapter: Adapter
+
+
+def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:
+    """The recipe's model in float32 on the best device there is, and its adapter. Raises ``RecipeError``."""
+    spec = recipe.model
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if spec.adapter == "classifier":
+            return _load_classifier(recipe, device, allow_imports)
+        try:
+            from palimpsest.adapters.causal_lm import CausalLM
+            from palimpsest.zoo.models import load_causal_lm
+        except ImportError as error:
+            raise RecipeError(
+                f"model: language models need transformers ({error}); pip install 'palimpsest[hf]'."
+            ) from None
+        if note is not None:
+            note(f"Loading {spec.pretrained}.")
+        model, tokenizer = load_causal_lm(spec.pretrained)
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        text = str(error)
+        raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
+    limit = model.config.to_dict().get("max_position_embeddings")
+    if limit is not None and spec.max_length > limit:
+        raise RecipeError(
+            f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
+        )
+    adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
+    if spec.chat or spec.chat_template:
+        _try_template(adapter.tokens)
+    return Loaded(model.to(device), adapter)
+
+
+def _try_template(tokens: Tokens) -> None:
+    """Renders one exchange, so that a template that is missing or broken is noticed before any row."""
+    exchange = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        tokens.render(exchange, "model", generation=False)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    except Exception as error:  # the template is a program, and fails in its own ways
+        raise RecipeError(f"model.chat_template: the template fails ({error}); write chatml, or correct it.") from None
+
+
+def _load_classifier(recipe: Recipe, device: torch.device, allow_imports: bool) -> Loaded:
+    from palimpsest.adapters.classifier import Classifier
+    from palimpsest.zoo.classifiers import classifiers
+
+    spec = recipe.model
+    if ":" in spec.pretrained:
+        if spec.classes is None:
+            raise RecipeError("model.classes: say how many classes the model tells apart.")
+        model, classes, features = _own_classifier(spec.pretrained, allow_imports), spec.classes, spec.features
+    else:
+        model, classes, features = classifiers(spec.pretrained)
+    features = spec.features or features
+    if features is not None and features not in dict(model.named_modules()):
+        known = ", ".join(name for name, _ in model.named_modules() if name)
+        raise RecipeError(f"model.features: the model has no module {features!r}; there are: {known}.")
+    return Loaded(model.to(device), Classifier(spec.classes or classes, features))
+
+
+def _own_classifier(name: str, allow_imports: bool) -> nn.Module:
+    """What a factory outside Palimpsest returns."""
+    from palimpsest.names import UnknownName, resolve
+
+    try:
+        model = resolve(name, allow_imports=allow_imports)()
+    except UnknownName as error:
+        raise RecipeError(f"model.pretrained: {error}") from None
+    except Exception as error:  # the user's own code
+        raise RecipeError(
+            f"model.pretrained: {name} failed ({type(error).__name__}: {error}); correct its code."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise RecipeError(f"model.pretrained: {name} returned a {type(model).__name__}; it must return an nn.Module.")
+    return model

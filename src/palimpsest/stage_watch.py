@@ -1,0 +1,55 @@
+"""What a stage of a recipe measures on the way: audits of roles, as a watch of the plain loop.
+
+    watch: {every: 10, audits: {first: [accuracy], second: [accuracy]}}
+
+The curves go into the report and into ``watch.json`` of the stage's folder, with ``every`` beside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from palimpsest.checkpoint import write_json
+from palimpsest.loop import Curves, Result
+from palimpsest.recipe import RecipeError, WatchSpec
+from palimpsest.recipe_parts import compile_audits_of
+from palimpsest.role_data import audit_names
+from palimpsest.roles import Roles
+from palimpsest.statistics import aggregate
+from palimpsest.watch import Watch
+
+__all__ = ["FILE", "kept", "watch_of"]
+
+FILE = "watch.json"
+
+
+def watch_of(spec: WatchSpec, place: str, roles: Roles, seed: int, *, allow_imports: bool = False) -> Watch:
+    """Every audit on all rows of its role, as one figure each; ``place`` is the recipe path of ``spec``."""
+    audits = compile_audits_of(spec.audits, f"{place}.audits", allow_imports=allow_imports)
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        subject, found = roles.adapter.subject(model), {}
+        for role, own in audits.items():
+            for name, audit in zip(audit_names(spec.audits[role]), own, strict=True):
+                torch.manual_seed(seed)  # as at the end of the run
+                try:
+                    scores = audit(subject, roles.rows, role)
+                except (ValueError, LookupError) as error:
+                    raise RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
+                found[f"{role}/{name}"] = aggregate(scores.items, scores.statistic, scores.groups)
+        return found
+
+    return Watch(spec.every, measure)
+
+
+def kept(result: Result, folder: Path) -> Curves:
+    """Writes what was measured on the way, and returns it as curves whose names say how often that was."""
+    if result.watched is None:
+        return {}
+    write_json(folder / FILE, result.watched.plain())
+    every = result.watched.every
+    often = "every step" if every == 1 else f"every {every} steps"
+    return {f"{name} ({often})": points for name, points in result.watched.curves.items()}
