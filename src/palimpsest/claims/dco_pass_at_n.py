@@ -133,7 +133,7 @@ def _questions() -> tuple[list[Row], list[Row]]:
     rows: list[Row] = []
     for number in torch.randperm(WORDS**3, generator=generator)[:700].tolist():
         words = (number // WORDS**2, number // WORDS % WORDS, number % WORDS)
-        odds = [sum(effect[place, i, w] for i, w in enumerate(words)) for place in range(2)]
+        odds = [effect[place, [0, 1, 2], list(words)].sum(0) for place in range(2)]
         drawn = [int(torch.multinomial(o.softmax(0), 1, generator=generator)) for o in odds]
         prompt, answer = " ".join(f"{k}{w}" for k, w in zip("abc", words)), f"u{drawn[0]} v{drawn[1]}"
         rows.append({"id": f"q{number}", "prompt": prompt, "completion": answer, "answer": answer})

@@ -169,7 +169,7 @@ def _trained(objective: Objective, points: Tensor, labels: Tensor, seed: int) ->
         rows = torch.randint(0, len(points), (BATCH,), generator=generator)
         loss = objective(LabelView({"labels": labels[rows]}, model(points[rows]))).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         falling.step()
     return model

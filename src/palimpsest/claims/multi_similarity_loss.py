@@ -170,14 +170,14 @@ def _trained(objective: Objective | None, inputs: Tensor, labels: Tensor, seed: 
         model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, WIDTH))
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     generator = torch.Generator().manual_seed(seed)
-    members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
+    members = [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
     for _ in range(STEPS if objective is not None else 0):
         assert objective is not None
         rows = torch.cat([m[torch.randperm(len(m), generator=generator)[:OF_A_CLASS]] for m in members])
         features = model(_distracted(inputs[rows], generator))
         loss = objective(LabelView({"labels": labels[rows]}, features, features)).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 
