@@ -78,8 +78,10 @@ class Classifier:
         answers = max(1, logits.shape[0] // sum(sizes))  # of each row, in succession
         features = torch.split(kept[0], sizes) if kept else [None] * len(sizes)
         counts = [answers * n for n in sizes]
-        own_logits = torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
-        parts = zip(roles, own_logits, features, strict=True)
+        shares: Sequence[Tensor | Scores] = (
+            torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
+        )
+        parts = zip(roles, shares, features, strict=True)
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 
     def store(self, view: View, full: bool) -> list[Columns]:
