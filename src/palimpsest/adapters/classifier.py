@@ -78,10 +78,10 @@ class Classifier:
         answers = max(1, logits.shape[0] // sum(sizes))  # of each row, in succession
         features = torch.split(kept[0], sizes) if kept else [None] * len(sizes)
         counts = [answers * n for n in sizes]
-        own_logits: Sequence[Tensor | Scores] = (
+        shares: Sequence[Tensor | Scores] = (
             torch.split(logits, counts) if isinstance(logits, Tensor) else logits.split(counts)
         )
-        parts = zip(roles, own_logits, features, strict=True)
+        parts = zip(roles, shares, features, strict=True)
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 
     def store(self, view: View, full: bool) -> list[Columns]:
@@ -135,12 +135,6 @@ class ClassifierSubject:
         return torch.cat([view.features.detach().flatten(1).float().cpu() for view in self._views(rows)])
 
     def generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
-        """A classifier writes nothing."""
-        raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
-
-    def sample(
-        self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
-    ) -> list[list[str]]:
         """A classifier writes nothing."""
         raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
 
