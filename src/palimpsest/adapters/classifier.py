@@ -138,6 +138,12 @@ class ClassifierSubject:
         """A classifier writes nothing."""
         raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
 
+    def sample(
+        self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
+    ) -> list[list[str]]:
+        """A classifier writes nothing."""
+        raise ValueError("This audit asks for text, which a classifier does not write; use accuracy or probability.")
+
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """A classifier reads no text."""
         raise ValueError("This audit asks for text, which a classifier does not read; use accuracy or probability.")
