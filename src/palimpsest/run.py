@@ -36,7 +36,9 @@ from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
+from palimpsest.stage_watch import watched_in
 from palimpsest.step import States
+from palimpsest.watch import Watched
 
 __all__ = ["Events", "Plan", "plans", "run"]
 
@@ -170,6 +172,7 @@ class _Work:
     costs: dict[str, list[Outcome]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
     staged: dict[str, dict[int, list[tuple[str, list[Scores]]]]] = field(default_factory=dict)
+    watched: dict[str, dict[int, list[Watched | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
@@ -230,6 +233,9 @@ class _Work:
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
+            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(
+                watched_in(home / f"{number}-{stage.name}")
+            )
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
                 self._audit_between(stage, label, trained, roles, home / f"{number}-{stage.name}", seed, rows)
             if seed == self.recipe.seeds[0]:
@@ -305,7 +311,7 @@ class _Work:
             to_yaml(self.recipe),
             environment(),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
-            matrices=stage_matrices(self.staged, self.recipe.tasks),
+            matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched),
         )
 
     def _summary(self, plan: Plan) -> Run:

@@ -2,20 +2,34 @@
 
 A recipe's ``tasks`` say which stage teaches which role; every audit that is measured on more than one of those roles
 in one direction gives a matrix.  Roles with that audit that no stage teaches are held out: what the stages did to them
-is ``held_out_change``.
+is ``held_out_change``.  Where all stages watch the tasks, the figures of what happens between the stages stand beside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from statistics import fmean, stdev
+from typing import Literal
 
 import numpy as np
 
 from palimpsest.audit import Scores
 from palimpsest.continual import Cells, intervals, matrix_of
+from palimpsest.curves import (
+    StepCurves,
+    windowed_forgetting,
+    windowed_plasticity,
+    worst_case_performance,
+    worst_of_earlier,
+)
 from palimpsest.report import Matrix, StageFigure
+from palimpsest.resample import student_quantile
+from palimpsest.watch import Watched
 
-__all__ = ["BEFORE", "Staged", "stage_matrices"]
+__all__ = ["BEFORE", "Staged", "WatchedStages", "stage_matrices"]
 
 BEFORE = "before"
 """The key in ``tasks`` for what the stages before the first task's taught."""
@@ -24,7 +38,27 @@ Staged = Mapping[str, Mapping[int, Sequence[tuple[str, Sequence[Scores]]]]]
 """Run -> seed -> what was measured (stage, scores): first before any of its stages, then after each."""
 
 
-def stage_matrices(staged: Staged, tasks: Mapping[str, str], *, resamples: int = 2000, seed: int = 0) -> list[Matrix]:
+WatchedStages = Mapping[str, Mapping[int, Sequence[Watched | None]]]
+"""Run -> seed -> what each stage measured on the way, None where it did not."""
+
+_BETWEEN: Mapping[str, Callable[[StepCurves], float | None]] = {
+    "worst_of_earlier": worst_of_earlier,
+    "worst_case_performance": worst_case_performance,
+    "windowed_forgetting_10": partial(windowed_forgetting, window=10),
+    "windowed_forgetting_100": partial(windowed_forgetting, window=100),
+    "windowed_plasticity_10": partial(windowed_plasticity, window=10),
+    "windowed_plasticity_100": partial(windowed_plasticity, window=100),
+}
+
+
+def stage_matrices(
+    staged: Staged,
+    tasks: Mapping[str, str],
+    watched: WatchedStages | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Matrix]:
     """One matrix for each run and audit, means over seeds, with intervals over items and seeds beside its figures.
 
     Runs that lack the stage of one of the tasks, such as one that trains on all of them together, have none.
@@ -35,8 +69,46 @@ def stage_matrices(staged: Staged, tasks: Mapping[str, str], *, resamples: int =
         if not all(stage in stages for stage in tasks):
             continue
         for audit in _audits(by_seed, tasks):
-            found.append(_matrix(run, audit, by_seed, stages, tasks, resamples, seed))
+            matrix = _matrix(run, audit, by_seed, stages, tasks, resamples, seed)
+            between = _between(matrix, list((watched or {}).get(run, {}).values()), tasks)
+            found.append(dataclasses.replace(matrix, figures=(*matrix.figures, *between)))
     return found
+
+
+def _between(matrix: Matrix, seeds: Sequence[Sequence[Watched | None]], tasks: Mapping[str, str]) -> list[StageFigure]:
+    """What happened between the stages, means and 95 % Student intervals over seeds; nothing unless all was watched."""
+    taught = {f"{role}/{matrix.audit}": matrix.stages.index(stage) for stage, role in tasks.items()}
+    curves = [_joined(stages, taught, matrix.better) for stages in seeds]
+    if not curves or any(own is None for own in curves):
+        return []
+    every = curves[0].every if curves[0] is not None else 1
+    often = "" if every == 1 else f" (every {every} steps)"
+    found = []
+    for name, figure in _BETWEEN.items():
+        values = [value for own in curves if own is not None and (value := figure(own)) is not None]
+        found.append(StageFigure(name + often, *_over_seeds(values)) if values else StageFigure(name + often))
+    return found
+
+
+def _joined(stages: Sequence[Watched | None], taught: Mapping[str, int], better: str) -> StepCurves | None:
+    """One seed's curves end to end, or None where a task was not watched from its own stage on."""
+    watched = [stage for stage in stages if stage is not None]
+    if len(watched) < len(stages) or len({stage.every for stage in watched}) != 1:
+        return None
+    for name, own in taught.items():
+        if any(name not in stage.curves for stage in watched[max(own - 1, 0) :]):
+            return None
+    direction: Literal["higher", "lower"] = "higher" if better == "higher" else "lower"
+    return StepCurves.joined([s.curves for s in watched], taught, better=direction, every=watched[0].every)
+
+
+def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high); a single seed has no interval."""
+    mean = fmean(values)
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    reach = student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return mean, mean - reach, mean + reach
 
 
 def _audits(by_seed: Mapping[int, Sequence[tuple[str, Sequence[Scores]]]], tasks: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ The curves go into the report and into ``watch.json`` of the stage's folder, wit
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Roles
 from palimpsest.statistics import aggregate
-from palimpsest.watch import Watch
+from palimpsest.watch import Watch, Watched
 
-__all__ = ["FILE", "kept", "watch_of"]
+__all__ = ["kept", "watch_of", "watched_in"]
 
 FILE = "watch.json"
 
@@ -43,6 +44,12 @@ def watch_of(spec: WatchSpec, place: str, roles: Roles, seed: int, *, allow_impo
         return found
 
     return Watch(spec.every, measure)
+
+
+def watched_in(folder: Path) -> Watched | None:
+    """What a finished stage measured on the way, None where it did not."""
+    file = folder / FILE
+    return Watched.read(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def kept(result: Result, folder: Path) -> Curves:

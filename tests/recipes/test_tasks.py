@@ -13,11 +13,13 @@ from palimpsest.recipe import RecipeError, parse_recipe
 from palimpsest.run import Quiet, plans, run
 
 TRAIN = {"steps": 12, "batch": 32, "lr": 3e-3}
+WATCH = {"every": 4, "audits": {"test_early": ["accuracy"], "test_late": ["accuracy"]}}
 
 
 def raw(**changes):
     def stage(name, on, *more):
-        return {"name": name, "objective": [{"on": on, "cross_entropy": {}}, *more], "train": TRAIN}
+        terms = [{"on": on, "cross_entropy": {}}, *more]
+        return {"name": name, "objective": terms, "train": TRAIN, "watch": WATCH}
 
     replay = {"on": "early", "cross_entropy": {}}
     data = {
@@ -70,6 +72,17 @@ def test_figures_are_those_of_the_matrix_with_intervals(report):
     assert np.isnan(figures["forward_transfer"].value)  # no level of chance was given
     other = {f.name: f for f in replay.figures}["backward_transfer"]
     assert transfer.high < -0.3 < other.low, "without replay the first task is forgotten, with it it is not"
+
+
+def test_what_happened_between_the_stages_stands_beside(report):
+    for matrix in report.matrices:
+        figures = {f.name: f for f in matrix.figures}
+        worst, end = figures["worst_case_performance (every 4 steps)"], figures["overall_performance"]
+        assert worst.value <= end.value + 1e-9 and worst.low <= worst.value <= worst.high
+        curves = {c.name: c.points for c in report.curves if c.run == matrix.run}
+        assert [step for step, _ in curves["second: test_early/accuracy (every 4 steps)"]] == [0, 4, 8, 12]
+    naive = {f.name: f.value for f in report.matrices[0].figures}
+    assert naive["windowed_forgetting_10 (every 4 steps)"] > 0.3
 
 
 def test_the_page_shows_a_row_a_run_and_a_dash_where_undefined(report):
