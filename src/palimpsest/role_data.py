@@ -30,6 +30,7 @@ MIX_KEYS = ("mix", "rows", "tokens", "seed")
 AUGMENT_KEYS = ("augment", "of")
 PAIRED = {"answers": "to", "augment": "of"}
 """Kinds of roles that are paired with another item by item, and the key that names it."""
+MOST = 10**9  # rows of a mix stand in memory
 
 
 def _kind(spec: Any, place: str) -> str:
@@ -125,8 +126,8 @@ def _check_mix(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
         raise RecipeError(f"{place}: a mix has a total of rows or of tokens; give one of the two.")
     for key, least in (("rows", 1), ("tokens", 1), ("seed", 0)):
         value = spec.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise RecipeError(f"{place}.{key}: give a whole number of at least {least}, not {short(value)}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+            raise RecipeError(f"{place}.{key}: give a whole number from {least} to {MOST}, not {short(value)}.")
     if "tokens" in spec and recipe.model.adapter != "causal_lm":
         raise RecipeError(f"{place}.tokens: only rows of a language model have tokens; give rows.")
 

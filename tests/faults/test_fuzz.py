@@ -25,6 +25,7 @@ FULL = {  # every key that a recipe knows
         "forget": {"file": "forget.jsonl", "columns": {"prompt": "question"}, "rows": 3},
         "retain": "retain.csv",
         "both": ["forget", "retain"],
+        "stream": {"mix": {"forget": 0.05, "retain": 0.95}, "rows": 40, "seed": 1},
         "refusal": {"answers": ["No."], "to": "forget", "column": "completion"},
     },
     "stages": [

@@ -1,8 +1,9 @@
 """Pre-training and its continuation at toy size, for the claims about learning-rate schedules and replay.
 
-A byte-level Llama reads passages of the standard library's docstrings, and then of its source code: a strong shift.
-Training passages are never repeated, and losses are measured on passages that no run sees.  The passages are the same
-for every seed: seeds change the first weights and the order of the data.
+A byte-level Llama reads passages of the standard library's source code, and then of its docstrings: a strong shift.
+It is so small that it has nearly learned what it can at its peak rate when the first part ends: a model that still
+learns fast gains from any larger rate.  Training passages are never repeated, and losses are measured on passages that
+no run sees.  The passages are the same for every seed: seeds change the first weights and the order of the data.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from palimpsest.claim import Budget
 from palimpsest.claims._evidence import figure
 from palimpsest.claims._facts import device_of
 from palimpsest.loop import Progress, Training, fit
+from palimpsest.mix import mixed
 from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.schedules.rewarm import Rewarm
@@ -33,29 +35,38 @@ if TYPE_CHECKING:
     from palimpsest.claim import Figure
     from palimpsest.objective import Schedule
 
-__all__ = ["SCALES", "Bench", "Scale", "averaged", "bench", "losses", "pretrained"]
+__all__ = ["EARLY", "FLOOR", "OLD", "SCALES", "Bench", "Noted", "Scale", "averaged", "bench", "losses", "pretrained"]
+
+OLD: CORPORA = "code"
+NEW: CORPORA = "docstrings"
+EARLY = 15
+"""The step of a continuation after which its loss on old data is taken early."""
 
 FLOOR = 0.1
 """Every schedule that is compared falls to this share of its peak."""
+
+
+Noted = dict[tuple[str, str], list["Scores"]]
+"""(arm, what) -> loss a seed; what is old or new data at the end, or old data early."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """How large the model is, and how long it reads: ``upstream`` steps first, ``downstream`` steps of new data."""
 
-    layers: int = 2
-    width: int = 32
+    layers: int = 1
+    width: int = 16
     characters: int = 64
     batch: int = 16
-    upstream: int = 200
-    downstream: int = 100
-    lr: float = 3e-3
+    upstream: int = 600
+    downstream: int = 150
+    lr: float = 1e-2
     held_out: int = 64
 
 
 SCALES: Mapping[Budget, Scale] = {
     "cpu": Scale(),
-    "gpu": Scale(layers=4, width=128, characters=128, batch=16, upstream=1000, downstream=400, lr=1e-3, held_out=128),
+    "gpu": Scale(layers=4, width=128, upstream=2500, downstream=400, lr=2e-3, held_out=128),
 }
 
 
@@ -112,6 +123,33 @@ class Bench:
         fit(found, roles, on("stream", CrossEntropy()), training, seed=self.seed, on_step=look)
         return found
 
+    def old(self) -> list[Row]:
+        """The rows that are read first."""
+        return self.rows(OLD, self.scale.upstream)
+
+    def union(self) -> list[Row]:
+        """The rows of both parts."""
+        return [*self.old(), *self.rows(NEW, self.scale.downstream)]
+
+    def stream(self, share: float) -> list[Row]:
+        """The rows of a continuation, of which ``share`` are old; their number does not depend on it."""
+        pools = {"old": self.old(), "new": self.rows(NEW, self.scale.downstream)}
+        return mixed(pools, {"old": share, "new": 1 - share}, rows=len(pools["new"]))
+
+    def note(self, found: Noted, arm: str, model: nn.Module) -> None:
+        """Takes down the losses of ``model`` on both kinds of data."""
+        for what, part in (("old", OLD), ("new", NEW)):
+            found.setdefault((arm, what), []).append(self.loss(model, part))
+
+    def early(self, found: Noted, arm: str) -> Callable[[Progress, nn.Module], None]:
+        """Takes down the loss on old data after ``EARLY`` steps of a continuation."""
+
+        def look(progress: Progress, model: nn.Module) -> None:
+            if progress.step == EARLY:
+                found.setdefault((arm, "early old"), []).append(self.loss(model, OLD))
+
+        return look
+
     def halfway(self, one: nn.Module, other: nn.Module) -> nn.Module:
         """The mean of the weights of two models."""
         found = copy.deepcopy(one)
@@ -136,9 +174,9 @@ def bench(budget: Budget, seed: int) -> Bench:
 
 @cache
 def pretrained(budget: Budget, seed: int) -> nn.Module:
-    """The model that read the docstrings, its learning rate having fallen to a tenth; never change it."""
+    """The model that read the old data, its learning rate having fallen to a tenth; never change it."""
     own = bench(budget, seed)
-    return own.trained(own.untrained, own.rows("docstrings", own.scale.upstream), Rewarm(0.02, FLOOR))
+    return own.trained(own.untrained, own.old(), Rewarm(0.02, FLOOR))
 
 
 def averaged(one: Sequence[Scores], other: Sequence[Scores]) -> list[Scores]:

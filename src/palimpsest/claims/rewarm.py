@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from palimpsest.audit import Scores
-    from palimpsest.claims._pretraining import Bench
+    from palimpsest.claims._pretraining import Bench, Noted
     from palimpsest.loop import Progress
 
 PAPER = Paper(
@@ -29,10 +29,6 @@ PAPER = Paper(
 )
 PARTS: tuple[str, ...] = ("schedules.rewarm",)
 
-EARLY = 15
-"""The step after which the arms are compared early."""
-
-# Arm -> (peak as a share of the pre-training peak, warm-up; None is a constant rate)
 ARMS: dict[str, tuple[float, float | None]] = {
     "constant at the floor": (0.1, None),
     "peak x0.5": (0.5, 0.01),
@@ -41,39 +37,30 @@ ARMS: dict[str, tuple[float, float | None]] = {
     "no warm-up": (1.0, 0.0),
     "warm-up 5 %": (1.0, 0.05),
 }
+"""Arm -> its peak as a share of that of pre-training, and its warm-up; None is a constant rate."""
 
 
 @cache
-def _continued(budget: Budget, seeds: tuple[int, ...]) -> dict[tuple[str, str], list[Scores]]:
-    """(arm, what) -> loss a seed; what is old or new, at the end, and early old."""
+def _continued(budget: Budget, seeds: tuple[int, ...]) -> Noted:
+    """The losses of every arm, and of the model before."""
     from palimpsest.claims._pretraining import FLOOR, bench, pretrained
     from palimpsest.schedules.rewarm import Rewarm
 
-    found: dict[tuple[str, str], list[Scores]] = {}
+    found: Noted = {}
     for seed in seeds:
         own, start = bench(budget, seed), pretrained(budget, seed)
-        rows = own.rows("code", own.scale.downstream)
-        found.setdefault(("before", "old"), []).append(own.loss(start, "docstrings"))
-        found.setdefault(("before", "new"), []).append(own.loss(start, "code"))
+        own.note(found, "before", start)
         for arm, (peak, warmup) in ARMS.items():
-            early: list[Scores] = []
-
-            def look(progress: Progress, model: nn.Module, own: Bench = own, early: list[Scores] = early) -> None:
-                if progress.step == EARLY:
-                    early.append(own.loss(model, "docstrings"))
-
             schedule = None if warmup is None else Rewarm(warmup, FLOOR)
-            model = own.trained(start, rows, schedule, lr=peak * own.scale.lr, watch=look)
-            found.setdefault((arm, "early old"), []).append(early[0])
-            found.setdefault((arm, "old"), []).append(own.loss(model, "docstrings"))
-            found.setdefault((arm, "new"), []).append(own.loss(model, "code"))
+            look = own.early(found, arm)
+            own.note(found, arm, own.trained(start, own.stream(0.0), schedule, lr=peak * own.scale.lr, watch=look))
     return found
 
 
 class WarmupLengthMattersLittle(Claim):
-    """A tiny byte-level Llama that read docstrings reads code with warm-ups of 0, 1 and 5 % of the steps.
+    """A tiny byte-level Llama that read code reads docstrings with warm-ups of 0, 1 and 5 % of the steps.
 
-    Losses are on passages of code that were never trained on.  Shown when the final loss with no warm-up, and that with
+    Losses are on docstrings that were never trained on.  Shown when the final loss with no warm-up, and that with
     5 %, each minus that with 1 %, lie between -0.03 and 0.03 nats a byte, intervals included.
     """
 
@@ -122,7 +109,7 @@ class TheMaximumIsTheTradeOff(Claim):
             Condition("loss on new data re-warmed to the old peak minus constant", gain, "below", -0.02),
             Condition("loss on new data at twice the peak minus half of it", learned, "below", 0.0),
             Condition("loss on old data at twice the peak minus half of it", lost, "above", 0.0),
-            Condition(f"loss on old data after {EARLY} steps re-warmed minus constant", early, "above", 0.0),
+            Condition("loss on old data after 15 steps re-warmed minus constant", early, "above", 0.0),
         ]
         shown = {f"{what} data, {arm}": scores for (arm, what), scores in found.items()}
         settings = {"steps": SCALES[budget].downstream, "old peak": SCALES[budget].lr}
@@ -130,9 +117,9 @@ class TheMaximumIsTheTradeOff(Claim):
 
 
 class SameDataBump(Claim):
-    """The same model goes on reading docstrings, re-warmed to its old peak or at the constant rate of the floor.
+    """The same model goes on reading code, re-warmed to its old peak or at the constant rate of the floor.
 
-    Its loss on held-out docstrings is taken every tenth of the steps.  Shown when the loss at its highest, re-warmed,
+    Its loss on held-out code is taken every tenth of the steps.  Shown when the loss at its highest, re-warmed,
     exceeds the loss before by more than 0.02 nats a byte; and when at the end re-warming is still behind the constant
     rate (interval above 0).
     """
@@ -142,7 +129,7 @@ class SameDataBump(Claim):
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """The step of the highest loss is one for all seeds, chosen by their mean."""
         from palimpsest.claims._evidence import Condition, evidence
-        from palimpsest.claims._pretraining import FLOOR, SCALES, bench, losses, pretrained
+        from palimpsest.claims._pretraining import FLOOR, OLD, SCALES, bench, losses, pretrained
         from palimpsest.schedules.rewarm import Rewarm
         from palimpsest.statistics import paired_bootstrap_over_seeds
 
@@ -152,13 +139,13 @@ class SameDataBump(Claim):
         curve: dict[int, list[Scores]] = {}
         for seed in seeds:
             own, start = bench(budget, seed), pretrained(budget, seed)
-            rows = own.rows("docstrings", scale.downstream, after=scale.upstream)
-            before.append(own.loss(start, "docstrings"))
-            constant.append(own.loss(own.trained(start, rows, None, lr=FLOOR * scale.lr), "docstrings"))
+            rows = own.rows(OLD, scale.downstream, after=scale.upstream)
+            before.append(own.loss(start, OLD))
+            constant.append(own.loss(own.trained(start, rows, None, lr=FLOOR * scale.lr), OLD))
 
             def look(progress: Progress, model: nn.Module, own: Bench = own) -> None:
                 if progress.step % every == 0:
-                    curve.setdefault(progress.step, []).append(own.loss(model, "docstrings"))
+                    curve.setdefault(progress.step, []).append(own.loss(model, OLD))
 
             own.trained(start, rows, Rewarm(0.01, FLOOR), watch=look)
         highest = max(curve, key=lambda step: sum(float(s.items.mean()) for s in curve[step]))

@@ -3,18 +3,15 @@ about as well as full retraining, and offers schedules with no fixed end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
 from palimpsest.claim import Budget, Claim, Evidence, Paper
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from palimpsest.audit import Row, Scores
-    from palimpsest.claims._pretraining import Bench
-    from palimpsest.loop import Progress
+    from palimpsest.audit import Scores
+    from palimpsest.claims._pretraining import Noted
 
 PAPER = Paper(
     "Simple and Scalable Strategies to Continually Pre-train Large Language Models",
@@ -32,68 +29,34 @@ PARTS: tuple[str, ...] = ("schedules.infinite", "schedules.rewarm")
 
 SHARES = (0.0, 0.01, 0.05, 0.25)
 PLATEAU = 0.5
-EARLY = 15
-"""The step of a continuation after which its loss on old data is taken early."""
-
 COSINE = {"before": "cosine, at the join", "5% replay": "cosine"}
 """The arms of the replay sweep that are the re-warmed cosine before and after the code."""
 
 
-def _stream(own: Bench, share: float) -> list[Row]:
-    """The rows of the continuation, of which ``share`` are old; their number does not depend on it."""
-    from palimpsest.mix import mixed
-
-    pools = {
-        "old": own.rows("docstrings", own.scale.upstream),
-        "new": own.rows("code", own.scale.downstream),
-    }
-    return mixed(pools, {"old": share, "new": 1 - share}, rows=len(pools["new"]))
-
-
 @cache
-def _replayed(budget: Budget, seeds: tuple[int, ...]) -> dict[tuple[str, str], list[Scores]]:
-    """(arm, what) -> loss a seed: old or new data at the end, or old data early in the continuation.
-
-    The arms are shares of replay, the model before, and retraining on the union.
-    """
+def _replayed(budget: Budget, seeds: tuple[int, ...]) -> Noted:
+    """The losses of every share of replay, of the model before, and of one retrained on the union."""
     from palimpsest.claims._pretraining import FLOOR, bench, pretrained
     from palimpsest.schedules.rewarm import Rewarm
 
-    found: dict[tuple[str, str], list[Scores]] = {}
+    found: Noted = {}
     for seed in seeds:
         own, start = bench(budget, seed), pretrained(budget, seed)
-        _note(found, "before", own, start)
+        own.note(found, "before", start)
         for share in SHARES:
             arm = f"{share:.0%} replay"
-            look = _early(found, arm, own)
-            _note(found, arm, own, own.trained(start, _stream(own, share), Rewarm(0.01, FLOOR), watch=look))
-        union = [*own.rows("docstrings", own.scale.upstream), *own.rows("code", own.scale.downstream)]
-        _note(found, "union", own, own.trained(own.untrained, union, Rewarm(0.02, FLOOR)))
+            look = own.early(found, arm)
+            own.note(found, arm, own.trained(start, own.stream(share), Rewarm(0.01, FLOOR), watch=look))
+        own.note(found, "union", own.trained(own.untrained, own.union(), Rewarm(0.02, FLOOR)))
     return found
 
 
-def _note(found: dict[tuple[str, str], list[Scores]], arm: str, own: Bench, model: nn.Module) -> None:
-    """Takes down the losses of ``model`` on both kinds of data."""
-    found.setdefault((arm, "old"), []).append(own.loss(model, "docstrings"))
-    found.setdefault((arm, "new"), []).append(own.loss(model, "code"))
-
-
-def _early(found: dict[tuple[str, str], list[Scores]], arm: str, own: Bench) -> Callable[[Progress, nn.Module], None]:
-    """Takes down the loss on old data early in a continuation."""
-
-    def look(progress: Progress, model: nn.Module) -> None:
-        if progress.step == EARLY:
-            found.setdefault((arm, "early old"), []).append(own.loss(model, "docstrings"))
-
-    return look
-
-
 class AFewPercentOfReplay(Claim):
-    """A tiny byte-level Llama that read docstrings reads code, of which 0, 1, 5 or 25 % of the passages are docstrings.
+    """A tiny byte-level Llama that read code reads docstrings, with 0, 1, 5 or 25 % of code among them.
 
-    All arms see the same number of passages.  Forgetting is the rise of the loss on held-out docstrings without replay.
-    Shown when 5 % of replay undoes more than half of it and costs less than 0.03 nats a byte on code; and when 1 %
-    undoes more than a tenth of it.
+    All arms see the same number of passages.  Forgetting is the rise of the loss on held-out code without replay.
+    Shown when 5 % of replay undoes more than half of it and costs less than 0.03 nats a byte on docstrings; and when
+    1 % undoes more than a tenth of it.
     """
 
     says = "Replaying a few percent of the old data removes most of the forgetting and costs little of the new."
@@ -124,7 +87,7 @@ class MatchesRetraining(Claim):
     """The arm with 25 % of replay (the paper's share for a strong shift) against training on both corpora from scratch.
 
     The figure is the mean of the losses on both kinds of data, each counted once.  Shown when that of the continued
-    model minus that of the retrained one, which takes three times the steps, is below 0.03 nats a byte.
+    model minus that of the retrained one, which takes five times the steps, is below 0.03 nats a byte.
     """
 
     says = "Re-warming, re-decaying and replay match retraining on the union of all data."
@@ -147,11 +110,11 @@ class MatchesRetraining(Claim):
 
 
 class AnInfiniteScheduleNeedsNoRewarming(Claim):
-    """Docstrings and then code with 5 % replay, under an infinite schedule and under a cosine that is re-warmed.
+    """Code and then docstrings with 5 % replay, under an infinite schedule and under a cosine that is re-warmed.
 
-    The infinite one stays on its plateau where the data change and is annealed over the last half of the code; both end
-    at the same rate after the same steps.  Shown when the mean of its losses on both kinds of data, minus the cosine's,
-    is below 0.03 nats a byte; and when its loss on the old data rises less in the first 15 steps of code (below 0).
+    The infinite one stays on its plateau where the data change and is annealed over the last half; both end at the same
+    rate after the same steps.  Shown when the mean of its losses on both kinds of data, minus the cosine's,
+    is below 0.03 nats a byte; and when its loss on the old data rises less in the first 15 steps after it (below 0).
     """
 
     says = "A schedule with a plateau takes in new data as well as a re-warmed cosine, without the spike at the join."
@@ -163,14 +126,14 @@ class AnInfiniteScheduleNeedsNoRewarming(Claim):
         from palimpsest.schedules.infinite import Infinite
         from palimpsest.statistics import combined_bootstrap, paired_bootstrap_over_seeds
 
-        found: dict[tuple[str, str], list[Scores]] = {}
+        found: Noted = {}
         for seed in seeds:
             own = bench(budget, seed)
             open_end = Infinite(0.02, 0.3, 0.0, PLATEAU, FLOOR)
-            start = own.trained(own.untrained, own.rows("docstrings", own.scale.upstream), open_end)
-            _note(found, "infinite, at the join", own, start)
-            annealed, look = Infinite(0.0, 0.0, 0.5, PLATEAU, FLOOR), _early(found, "infinite", own)
-            _note(found, "infinite", own, own.trained(start, _stream(own, 0.05), annealed, watch=look))
+            start = own.trained(own.untrained, own.old(), open_end)
+            own.note(found, "infinite, at the join", start)
+            annealed, look = Infinite(0.0, 0.0, 0.5, PLATEAU, FLOOR), own.early(found, "infinite")
+            own.note(found, "infinite", own.trained(start, own.stream(0.05), annealed, watch=look))
         replayed = _replayed(budget, tuple(seeds))
         found |= {(COSINE[arm], what): scores for (arm, what), scores in replayed.items() if arm in COSINE}
         both = {arm: averaged(found[arm, "old"], found[arm, "new"]) for arm in ("cosine", "infinite")}

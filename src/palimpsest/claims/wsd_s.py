@@ -34,7 +34,7 @@ PAPER = Paper(
 PARTS: tuple[str, ...] = ("schedules.wsd_s", "schedules.wsd", "procedures.several_budgets")
 
 
-UNIT = 60
+UNIT = 120
 """Steps of the first budget; the others are twice and four times as long."""
 
 PLACES = (*(end * tenth // 10 for end in (2 * UNIT, 4 * UNIT) for tenth in (8, 9, 10)), 22 * UNIT // 10)
@@ -44,7 +44,7 @@ PLACES = (*(end * tenth // 10 for end in (2 * UNIT, 4 * UNIT) for tenth in (8, 9
 @cache
 def _runs(seeds: tuple[int, ...], budget: Budget) -> dict[tuple[str, int], list[Scores]]:
     """(arm or place, step) -> loss a seed."""
-    from palimpsest.claims._pretraining import FLOOR, bench
+    from palimpsest.claims._pretraining import FLOOR, OLD, bench
     from palimpsest.schedules.rewarm import Rewarm
     from palimpsest.schedules.wsd_s import WSDS
 
@@ -54,11 +54,11 @@ def _runs(seeds: tuple[int, ...], budget: Budget) -> dict[tuple[str, int], list[
     found: dict[tuple[str, int], list[Scores]] = {}
 
     def note(arm: str, step: int, own: Bench, model: nn.Module) -> None:
-        found.setdefault((arm, step), []).append(own.loss(model, "docstrings"))
+        found.setdefault((arm, step), []).append(own.loss(model, OLD))
 
     for seed in seeds:
         own = bench(budget, seed)
-        rows = own.rows("docstrings", ends[-1])
+        rows = own.rows(OLD, ends[-1])
         kept: dict[int, nn.Module] = {}
 
         def look(progress: Progress, model: nn.Module, own: Bench = own, kept: dict[int, nn.Module] = kept) -> None:
@@ -111,9 +111,9 @@ def _branched(own: Bench, rows: Sequence[Row]) -> dict[int, nn.Module]:
 
 
 class OneRunServesEveryBudget(Claim):
-    """A tiny byte-level Llama reads docstrings for 60, 120 and 240 steps, with a decay of a tenth before each of them.
+    """A tiny byte-level Llama reads code for 120, 240 and 480 steps, with a decay of a tenth before each of them.
 
-    WSD is stopped where its steps, branches included, are 240; the cyclic cosine restarts at each budget; a cosine of
+    WSD is stopped where its steps, branches included, are 480; the cyclic cosine restarts at each budget; a cosine of
     its own is run for each. All have one peak. Losses are on held-out passages.  Shown when WSD-S is lower than WSD at
     the last budget and than the cyclic cosine at the last two (intervals below 0), and partly when it is not also
     within 0.02 nats a byte of the cosines of their own.
@@ -149,7 +149,7 @@ class OneRunServesEveryBudget(Claim):
 
 
 class DecaysRevealProgress(Claim):
-    """The WSD-S run of the same model, looked at around the decays before 120 and 240 steps.
+    """The WSD-S run of the same model, looked at around the decays before 240 and 480 steps.
 
     Shown when the loss falls in a decay by more than 0.02 nats a byte more than in as many steps before it; and when it
     is higher again after as many steps at the full rate (above 0), and halfway between the weights of the two decayed

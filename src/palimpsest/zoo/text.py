@@ -100,6 +100,7 @@ def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 
         (f"{source}/{number}", text[first : first + characters])
         for source, text in _texts(part)
         for number, first in enumerate(range(0, len(text) - characters + 1, characters))
+        if text[first : first + characters].strip()  # code may be indented by that much
     ]
     if not 1 <= rows <= len(found):
         raise ValueError(f"{part} has {len(found)} passages of {characters} characters; ask for 1 to that many.")

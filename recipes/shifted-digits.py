@@ -1,0 +1,16 @@
+"""Ten digits in four domains: upright, turned, negative, turned with little contrast (``split-digits.py`` for domains).
+
+palimpsest run recipes/shifted-digits.py --allow-imports
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from palimpsest.recipe import Recipe, parse_recipe
+
+
+def recipe() -> Recipe:
+    """The stream of domains."""
+    return parse_recipe(runpy.run_path(str(Path(__file__).with_name("split-digits.py")))["build"]("domains"))
