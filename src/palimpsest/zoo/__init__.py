@@ -1,7 +1,9 @@
 """Models and data that come inside packages or are generated with known ground truth: no download is needed.
 
 Data: ``authors`` (fictitious people and their facts), ``general_text`` and ``instructions`` (what every model
-should keep), ``refusals``, ``digits``.  Models: ``zoo.models``.  A recipe asks for data as ``{zoo: authors, …}``.
+should keep), ``refusals``, ``digits``, ``feed`` and ``probes`` (junk and
+prose in a small language, and what a model can do with it).  Models: ``zoo.models``.  A recipe asks for data as
+``{zoo: authors, …}``.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +46,10 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
       ([3]: all but these).  ``refusals``: no options.
+    * ``feed``: ``part`` base (prose), posts (unpacked, with likes and labels), or a treatment and its control:
+      engagement, length, shuffled, halves; ``rows`` (64: blocks, of each side where there are two), ``words`` (120 a
+      block), ``seed`` (0).  ``probes``: ``part`` needles, facts, sums, tuning; ``rows`` (64), ``words`` (100; 16
+      in tuning: the context of a needle), ``seed`` (0).  See ``zoo.probes``.
 
     ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
     name, and ``ValueError`` for an unknown part or option, and for a value out of range.
@@ -129,6 +135,31 @@ def _digits(part: str, options: dict[str, Any]) -> list[Row]:
     return of_classes(rows, classes=options.get("classes"), without=options.get("without"))
 
 
+def _feed(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo import probes
+
+    rows, rest = options.get("rows", 64), {k: v for k, v in options.items() if k != "rows"}
+    if part == "posts":
+        if "words" in rest:
+            raise ValueError("posts are not packed; leave words out.")
+        return probes.posts(rows, **rest)
+    return probes.base(rows, **rest) if part == "base" else probes.arms(cast("probes.Arms", part), rows, **rest)
+
+
+def _probes(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo import probes
+
+    if part in ("facts", "sums") and "words" in options:
+        raise ValueError(f"{part} have no context; leave words out.")
+    makers: dict[str, Callable[..., list[Row]]] = {
+        "needles": probes.needles,
+        "facts": probes.facts,
+        "sums": probes.sums,
+        "tuning": probes.tuning,
+    }
+    return makers[part](**options)
+
+
 DATASETS: Mapping[str, _Dataset] = {
     "authors": _Dataset(
         _authors,
@@ -138,6 +169,12 @@ DATASETS: Mapping[str, _Dataset] = {
     "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),
     "refusals": _Dataset(_refusals),
+    "feed": _Dataset(
+        _feed,
+        {"rows": int, "words": int, "seed": int},
+        ("base", "posts", "engagement", "length", "shuffled", "halves"),
+    ),
+    "probes": _Dataset(_probes, {"rows": int, "words": int, "seed": int}, ("needles", "facts", "sums", "tuning")),
     "digits": _Dataset(_digits, {"seed": int, "test": float, "classes": list, "without": list}, ("train", "test")),
 }
 """Name in a recipe -> how its rows are made."""
