@@ -22,7 +22,19 @@ import numpy as np
 from torch import Tensor
 
 from palimpsest.audit import Scores, Statistic
-from palimpsest.resample import Arms, Array, align, blocks, check, draws, effective, figures, numbers, tail
+from palimpsest.resample import (
+    Arms,
+    Array,
+    align,
+    blocks,
+    check,
+    draws,
+    effective,
+    figures,
+    numbers,
+    student_quantile,
+    tail,
+)
 
 __all__ = [
     "Interval",
@@ -36,6 +48,7 @@ __all__ = [
     "distance_change",
     "expanded_interval",
     "hedges_g",
+    "hedges_g_of_groups",
     "holm",
     "is_binary",
     "ks_two_sample",
@@ -219,6 +232,28 @@ def hedges_g(before: Scores, after: Scores) -> float:
         return math.nan
     spread = math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
     return float((y.mean() - x.mean()) / spread * (1 - 3 / (8 * len(x) - 9))) if spread > 0 else math.nan
+
+
+def hedges_g_of_groups(control: Sequence[float], treated: Sequence[float]) -> Interval:
+    """Effect size of two independent groups, above 0 where the treated group is lower, with its 95 % interval.
+
+        d = (mean(control) - mean(treated)) / s,   s^2 = ((n - 1) s_control^2 + (m - 1) s_treated^2) / (n + m - 2)
+        g = J d,   J = 1 - 3 / (4 (n + m) - 9),   var g = J^2 (1 / n + 1 / m + d^2 / (2 (n + m)))
+
+    The interval reaches to Student's t with n + m - 2 degrees of freedom, since groups of models are small.  Raises
+    ``ValueError`` for fewer than two values in a group, and where no value varies.
+    """
+    x, y = (np.asarray(group, dtype=np.float64) for group in (control, treated))
+    n, m = len(x), len(y)
+    if n < 2 or m < 2:
+        raise ValueError(f"An effect size needs at least two values in each group, not {n} and {m}; add runs.")
+    degrees = n + m - 2
+    spread = math.sqrt(((n - 1) * x.var(ddof=1) + (m - 1) * y.var(ddof=1)) / degrees)
+    if spread <= 1e-12 * max(abs(x).max(), abs(y).max()):  # equal values differ in the last bit of their mean
+        raise ValueError("An effect size is not defined where the values of both groups do not vary; add runs.")
+    d, correction = (x.mean() - y.mean()) / spread, 1 - 3 / (4 * (n + m) - 9)
+    reach = student_quantile(degrees) * correction * math.sqrt(1 / n + 1 / m + d**2 / (2 * (n + m)))
+    return Interval(float(correction * d), float(correction * d - reach), float(correction * d + reach))
 
 
 def ks_two_sample(a: Tensor, b: Tensor) -> KolmogorovSmirnov:

@@ -1,8 +1,9 @@
 """Models and data that come inside packages or are generated with known ground truth: no download is needed.
 
 Data: ``authors`` (fictitious people and their facts), ``general_text`` and ``instructions`` (what every model should
-keep), ``corpus`` (prose, code and a made-up language for tiny models), ``refusals``, ``digits``.  Models:
-``zoo.models``.  A recipe asks for data as ``{zoo: authors, …}``.
+keep), ``corpus`` (prose, code and a made-up language for tiny models), ``refusals``, ``digits``, ``feed`` and
+``probes`` (junk and prose in a small language, and what a model can do with it).  Models: ``zoo.models``.  A recipe
+asks for data as ``{zoo: authors, …}``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +47,10 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
       ([3]: all but these), ``rotate`` (0 degrees) and ``contrast`` (1; -1 is the negative).  ``refusals``: no options.
+    * ``feed``: ``part`` base (prose), posts (unpacked, with likes and labels), or a treatment and its control:
+      engagement, length, shuffled, halves; ``rows`` (64: blocks, of each side where there are two), ``words`` (120 a
+      block), ``seed`` (0).  ``probes``: ``part`` needles, facts, sums, tuning; ``rows`` (64), ``words`` (100; 16
+      in tuning: the context of a needle), ``seed`` (0).  See ``zoo.probes``.
 
     ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
     name, and ``ValueError`` for an unknown part or option, and for a value out of range.
@@ -139,6 +144,31 @@ def _digits(part: str, options: dict[str, Any]) -> list[Row]:
     return seen_otherwise(rows, rotate=options.get("rotate", 0.0), contrast=options.get("contrast", 1.0))
 
 
+def _feed(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo import probes
+
+    rows, rest = options.get("rows", 64), {k: v for k, v in options.items() if k != "rows"}
+    if part == "posts":
+        if "words" in rest:
+            raise ValueError("posts are not packed; leave words out.")
+        return probes.posts(rows, **rest)
+    return probes.base(rows, **rest) if part == "base" else probes.arms(cast("probes.Arms", part), rows, **rest)
+
+
+def _probes(part: str, options: dict[str, Any]) -> list[Row]:
+    from palimpsest.zoo import probes
+
+    if part in ("facts", "sums") and "words" in options:
+        raise ValueError(f"{part} have no context; leave words out.")
+    makers: dict[str, Callable[..., list[Row]]] = {
+        "needles": probes.needles,
+        "facts": probes.facts,
+        "sums": probes.sums,
+        "tuning": probes.tuning,
+    }
+    return makers[part](**options)
+
+
 DATASETS: Mapping[str, _Dataset] = {
     "authors": _Dataset(
         _authors,
@@ -156,5 +186,11 @@ DATASETS: Mapping[str, _Dataset] = {
         {"seed": int, "test": float, "classes": list, "without": list, "rotate": float, "contrast": float},
         ("train", "test"),
     ),
+    "feed": _Dataset(
+        _feed,
+        {"rows": int, "words": int, "seed": int},
+        ("base", "posts", "engagement", "length", "shuffled", "halves"),
+    ),
+    "probes": _Dataset(_probes, {"rows": int, "words": int, "seed": int}, ("needles", "facts", "sums", "tuning")),
 }
 """Name in a recipe -> how its rows are made."""

