@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe import load_recipe, parse_recipe
 from palimpsest.yaml_text import parse
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +45,16 @@ def test_snippets_are_at_most_ten_lines() -> None:
 
 
 def test_the_recipe_is_valid() -> None:
-    (text,) = blocks("yaml")
+    text, excerpt = blocks("yaml")
     assert parse_recipe(parse(text)).stages[0].objective[0]["npo"] == {"beta": 0.1}
+    assert excerpt in (ROOT / "recipes" / "two-tasks.yaml").read_text(encoding="utf-8")
 
 
 def test_the_recipes_folder_is_valid() -> None:
-    files = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert files
+    files = sorted((ROOT / "recipes").glob("*.*"))
+    assert {file.suffix for file in files} == {".yaml", ".py"}
     for file in files:
-        assert parse_recipe(parse(file.read_text(encoding="utf-8"))).name == file.stem
+        assert load_recipe(file, allow_imports=True).name == file.stem
 
 
 def test_named_files_and_commands_exist() -> None:
