@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from palimpsest import names
 
@@ -76,6 +75,8 @@ def ends(sharded: bool) -> dict[str, Tensor]:
 
 def resumed(case: str) -> Tensor:
     """Five steps, and three by another optimizer that is given the state of the first."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
     model, optimizer = fresh(case, sharded=True)
     descend(model, optimizer, range(5))
     other, again = fresh(case, sharded=True)
