@@ -309,6 +309,22 @@ def test_the_loop_gives_it_names(name: str) -> None:
     assert by_name["model.embed_tokens.weight"]["weight_decay"] == 0.2
 
 
+def test_torch_has_no_use_for_names() -> None:
+    for name in ("adamw", "sgd"):
+        optimizer = make_optimizer(Training(steps=1, lr=0.1, optimizer=name), llama())
+        assert not any("param_names" in group for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("cls", ["Adagrad", "AdamW", "NAdam"])
+def test_a_class_of_torch_by_its_path(cls: str) -> None:
+    """Its keyword-only arguments are fields, as those of any other optimizer."""
+    settings = names.build({f"torch.optim:{cls}": {"maximize": True}}, "optim", allow_imports=True)
+    made = make_optimizer(Training(steps=1, lr=0.25, weight_decay=0.5, optimizer=settings), llama())
+    assert type(made) is getattr(torch.optim, cls)
+    assert made.defaults["maximize"] is True and made.defaults["lr"] == 0.25 and made.defaults["weight_decay"] == 0.5
+    assert names.build(names.dump(settings), "optim", allow_imports=True) == settings
+
+
 @each
 def test_a_run_stopped_and_started_again_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
