@@ -38,8 +38,8 @@ class FewLayersDrift(Claim):
 
     The sensitivity of a layer is the mean absolute change of its entries over the first epoch of a new task, averaged
     over the four changes of task; its calm is the same over one more epoch of the old task.  Shown when, over seeds,
-    the mean sensitivity of classifier and normalization (affine weights and statistics) is more than twice that of the
-    convolutions and the hidden layer, and more than twice their own calm; in part when only the first holds.
+    the mean sensitivity of classifier and normalization (affine weights and statistics) is more than 2 times that of
+    the convolutions and the hidden layer, and more than 2 times their own calm; in part when only the first holds.
     """
 
     says = "When the task changes, the classifier and normalization drift far more than the other layers."
