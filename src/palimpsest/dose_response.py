@@ -24,7 +24,8 @@ def slope(doses: Sequence[float], figures: Array) -> Array:
     """Least-squares slope of each curve: doses [K], figures [..., K] -> [...]."""
     x = _doses(doses)
     centered = x - x.mean()
-    found: Array = np.asarray(figures, dtype=np.float64) @ centered / (centered @ centered)
+    y = np.asarray(figures, dtype=np.float64)
+    found: Array = (y - y[..., :1]) @ centered / (centered @ centered)  # so that a constant curve gives exactly 0
     return found
 
 

@@ -242,15 +242,20 @@ def slope_difference(
 
 
 def effect(study: Study, kind: probes.Arms, probe: str, seeds: Sequence[int], device: torch.device) -> Interval:
-    """Hedges' g of dose 1 against dose 0, each seed's figure being one value; above 0 where the dose takes away."""
+    """Hedges' g of dose 1 against dose 0, each seed's figure being one value; above 0 where the dose takes away.
+
+    Undefined (nan) for a single seed, and where no figure varies.
+    """
     runs = [sweep(study, kind, seed, device, ENDS if kind in ("shuffled", "halves") else DOSES) for seed in seeds]
     control, treated = ([float(run[dose][probe].items.mean()) for run in runs] for dose in (0.0, 1.0))
     try:
         return hedges_g_of_groups(control, treated)
-    except ValueError:  # a single seed, or figures that do not vary
+    except ValueError:
         return Interval(math.nan, math.nan, math.nan)
 
 
-def points(name: str, found: DoseResponse) -> list[Figure]:
-    """The figures of a curve."""
-    return [figure(f"{name}, dose {dose:g}", interval) for dose, interval in zip(found.doses, found.figures)]
+def points(name: str, found: DoseResponse, g: Interval) -> list[Figure]:
+    """The figures of a curve, its rank correlation with the dose, and Hedges' g of its ends where that is defined."""
+    shown = [figure(f"{name}, dose {dose:g}", interval) for dose, interval in zip(found.doses, found.figures)]
+    shown.append(figure(f"{name}, rank correlation with the dose", found.spearman))
+    return shown if math.isnan(g.value) else [*shown, figure(f"{name}, Hedges' g of dose 1 against 0", g)]

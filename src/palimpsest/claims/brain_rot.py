@@ -59,10 +59,9 @@ class EngagementDose(Claim):
                 [run["recalled notes"] for run in runs], [run["recalled notes"] for run in tuned]
             )
             conditions.append(Condition(f"recalled notes that stay lost, {how}", gap, "above", 0.05))
-        figures = [f for probe in PROBES for f in points(probe, curves[probe])]
+        figures = []
         for probe in PROBES:
-            figures.append(figure(f"rank correlation of {probe} with the dose", curves[probe].spearman))
-            figures.append(figure(f"Hedges' g of {probe}", effect(study, "engagement", probe, seeds, device)))
+            figures += points(probe, curves[probe], effect(study, "engagement", probe, seeds, device))
             figures.append(figure(f"{probe}, tuning alone", bootstrap_over_seeds([run[probe] for run in tuned])))
         return evidence(conditions, figures, study.settings, needed=2)
 
@@ -90,12 +89,9 @@ class LengthDose(Claim):
             Condition(f"slope of {notes} against the dose", curves[notes].slope, "below", -0.05),
             Condition("the same minus that of popular short posts", steeper, "below", -0.05),
         ]
-        figures = [f for probe in PROBES for f in points(probe, curves[probe])]
+        figures = [figure(f"slope of {p} against the dose", curves[p].slope) for p in PROBES if p != notes]
         for probe in PROBES:
-            if probe != notes:
-                figures.append(figure(f"slope of {probe} against the dose", curves[probe].slope))
-            figures.append(figure(f"rank correlation of {probe} with the dose", curves[probe].spearman))
-            figures.append(figure(f"Hedges' g of {probe}", effect(study, "length", probe, seeds, device)))
+            figures += points(probe, curves[probe], effect(study, "length", probe, seeds, device))
         return evidence(conditions, figures, study.settings)
 
 
@@ -119,11 +115,10 @@ class InstrumentIsSound(Claim):
         notes = "recalled notes"
         shuffled = {probe: curve(study, "shuffled", probe, seeds, device, ENDS) for probe in PROBES}
         halves = {probe: curve(study, "halves", probe, seeds, device, ENDS) for probe in PROBES}
-        g = effect(study, "halves", notes, seeds, device)
         null = {
             f"the slope of {notes}": halves[notes].slope,
             "the slope of known facts": halves["known facts"].slope,
-            f"Hedges' g of {notes}": g,
+            f"Hedges' g of {notes}": effect(study, "halves", notes, seeds, device),
         }
         conditions = [
             Condition(f"shuffled words: slope of {notes}", shuffled[notes].slope, "below", -0.2),
@@ -133,7 +128,8 @@ class InstrumentIsSound(Claim):
                 for what, found in null.items()
             ),
         ]
-        figures = [figure(f"halves: {what}", found) for what, found in null.items()]
-        for name, found in (("shuffled", shuffled), ("halves", halves)):
-            figures += [f for probe in PROBES for f in points(f"{name}: {probe}", found[probe])]
+        figures = [figure(f"halves: slope of {probe}", halves[probe].slope) for probe in PROBES]
+        for probe in PROBES:
+            figures += points(f"shuffled: {probe}", shuffled[probe], effect(study, "shuffled", probe, seeds, device))
+            figures += points(f"halves: {probe}", halves[probe], effect(study, "halves", probe, seeds, device))
         return evidence(conditions, figures, study.settings, needed=len(conditions))
