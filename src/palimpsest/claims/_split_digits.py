@@ -63,11 +63,12 @@ def split_digits(seed: int, kind: Literal["classes", "domains"] = "classes") -> 
     """Five tasks of two classes, in an order drawn from ``seed``, or all classes in four domains."""
     train, test = digits(seed=seed % 2**32)
     if kind == "domains":
-        parts = [[seen_otherwise(part, **domain) for domain in DOMAINS] for part in (train, test)]
-        return Stream(*parts, seed)
+        shown, held = ([seen_otherwise(part, **domain) for domain in DOMAINS] for part in (train, test))
+        return Stream(shown, held, seed)
     order = random.Random(f"split digits/{seed}").sample(range(10), 10)
     pairs = [order[i : i + 2] for i in range(0, 10, 2)]
-    return Stream(*([of_classes(part, classes=pair) for pair in pairs] for part in (train, test)), seed)
+    shown, held = ([of_classes(part, classes=pair) for pair in pairs] for part in (train, test))
+    return Stream(shown, held, seed)
 
 
 def learn(
