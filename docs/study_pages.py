@@ -7,12 +7,13 @@ are left out: they quote the data, which may be somebody else's.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from markdown_text import code, escape, table
-from palimpsest.report import Report, Run
+from palimpsest.report import Report, Run, StageFigure
 from palimpsest.verdict import decimals, number
 from palimpsest.verification import commit_of
 
@@ -36,6 +37,8 @@ def study_page(report: Report) -> str:
             audits.append(score.audit)
     for role, audits in by_role.items():
         parts += [f"## {escape(role)}", _figures(report, role, audits)]
+    for audit in dict.fromkeys(m.audit for m in report.matrices):
+        parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
     parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
@@ -71,6 +74,29 @@ def _figures(report: Report, role: str, audits: Sequence[str]) -> str:
             line.append(f"{number(score.value, digits)} ({low} to {high})")
         lines.append(line)
     return table(header, lines)
+
+
+def _over_stages(report: Report, audit: str) -> str:
+    """One line a run, one column a figure of its stage matrix; then the matrix of the first run."""
+    matrices = [m for m in report.matrices if m.audit == audit]
+    labels = {run.name: run.label or run.name for run in report.runs}
+    names = list(dict.fromkeys(f.name for m in matrices for f in m.figures if math.isfinite(f.value)))
+    lines = []
+    for matrix in matrices:
+        found = {f.name: f for f in matrix.figures if math.isfinite(f.value)}
+        lines.append([escape(labels[matrix.run]), *(_interval(found[n]) if n in found else "–" for n in names)])
+    first = matrices[0]
+    stages = [[escape(s), *(number(v, 3) for v in row)] for s, row in zip(first.stages, first.values, strict=True)]
+    figures = table(["", *(escape(name.replace("_", " ")) for name in names)], lines)
+    matrix_of = f"{escape(labels[first.run])}, stage by stage:"
+    return "\n\n".join([figures, matrix_of, table(["after", *map(escape, first.roles)], stages)])
+
+
+def _interval(figure: StageFigure) -> str:
+    """A value and its interval."""
+    if not math.isfinite(figure.low):
+        return number(figure.value, 3)
+    return f"{number(figure.value, 3)} ({number(figure.low, 3)} to {number(figure.high, 3)})"
 
 
 def _direction(report: Report, role: str, audit: str) -> str:
