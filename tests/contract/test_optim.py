@@ -99,10 +99,9 @@ def test_no_other_name_is_found() -> None:
 
 
 @each
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_it_descends(name: str, decay: float) -> None:
+def test_it_descends(name: str) -> None:
     parameters = weights()
-    optimizer = built(name)(parameters.items(), lr=0.04, weight_decay=decay)
+    optimizer = built(name)(parameters.items(), lr=0.04, weight_decay=0.01)
     start = float(rosenbrock(parameters).detach())
     before = {n: p.detach().clone() for n, p in parameters.items()}
     assert descend(optimizer, parameters, 120) < 0.3 * start
@@ -184,7 +183,7 @@ def test_the_global_generator_plays_no_part(name: str) -> None:
 
 
 @each
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_goes_on_from_its_state_to_the_same_bits(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Through a checkpoint on disk, before, at and after the end of a turn; the state is tensors and nothing else."""
 
