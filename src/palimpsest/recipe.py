@@ -304,9 +304,12 @@ def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence: the nearest known word, or all of them."""
-    close = difflib.get_close_matches(word, known, 1, 0.6)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}."
+    """The end of a sentence: the nearest known word, of several the first, or all of them."""
+    likeness = {w: difflib.SequenceMatcher(None, w, word).ratio() for w in known}
+    nearest = max(likeness, key=likeness.__getitem__, default="")
+    if likeness.get(nearest, 0.0) >= 0.6:
+        return f"did you mean {nearest}?"
+    return f"there are: {', '.join(known) or 'none'}."
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
