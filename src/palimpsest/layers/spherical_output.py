@@ -128,7 +128,8 @@ class FactoredOutput(nn.Module):
         """One step of gradient descent on W; nothing where no backward pass was made since the last."""
         if not self._pending:
             return
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and torch.distributed.get_world_size() > 1:
             raise ValueError("The factored output layer steps on one process's gradient only; train on one process.")
         batch = _Gradient(*(torch.cat(parts) for parts in zip(*self._pending)))
         self._pending.clear()
