@@ -145,6 +145,7 @@ def test_temperature_over_steps():
 def test_steps_are_counted_in_training():
     rows = [{"inputs": [float(i), 1.0], "label": i % 2} for i in range(8)]
     model, adapter = nn.Linear(2, 2), Classifier(2)
+    nn.init.constant_(model.weight[0], 0.5), nn.init.zeros_(model.weight[1]), nn.init.zeros_(model.bias)
     other = copy.deepcopy(model)
     objective = on("task", Reweighted(burn_in=3, temperature=0.1))
     training = Training(steps=3, batch=8, lr=0.1, optimizer="sgd")
