@@ -24,7 +24,7 @@ def kept(facts):
     terms = {
         "replay": REPLAY,
         "margin": REPLAY + on("replay", ThresholdMargin()),
-        "balanced": REPLAY + on(("replay", "task"), BalancedThresholdMargin()),
+        "balanced": REPLAY + on(("replay", "task"), BalancedThresholdMargin(dynamic=True)),
         "l2": REPLAY + on("replay", FeatureDistance("l2")),
     }
     for name, objective in terms.items():

@@ -218,7 +218,7 @@ def test_dynamic_weight_makes_both_terms_equal(language, roles):
     (batch,) = roles.window(0, 4, seed=0)
     half = 0.5 * on("task", CrossEntropy()) + 0.5 * on("replay", CrossEntropy())
     cross_entropy = float(evaluate(half, other, batch).total.detach())
-    assert float(loss_of(BalancedThresholdMargin(), other, roles, state).detach()) == pytest.approx(
+    assert float(loss_of(BalancedThresholdMargin(dynamic=True), other, roles, state).detach()) == pytest.approx(
         cross_entropy, rel=1e-5
     )
     fixed, balanced = (
@@ -239,7 +239,7 @@ def test_dynamic_weight_is_capped_and_never_infinite():
 
 
 def test_a_coupled_loss_refuses_micro_batches(language, roles):
-    total = on("task", CrossEntropy()) + on(("replay", "task"), BalancedThresholdMargin())
+    total = on("task", CrossEntropy()) + on(("replay", "task"), BalancedThresholdMargin(dynamic=True))
     with pytest.raises(ValueError, match=r"set train\.accumulation to 1"):
         fit(copy.deepcopy(language[0]), roles, total, Training(steps=1, batch=4, accumulation=2))
 

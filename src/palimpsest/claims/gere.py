@@ -128,7 +128,7 @@ def _measured(facts: Facts, seed: int) -> dict[str, dict[str, Scores]]:
         "no replay": Total((on("task", CrossEntropy()),)),
         "replay": replay,
         "threshold margin": replay + on("replay", ThresholdMargin()),
-        "dynamic threshold margin": replay + on(("replay", "task"), BalancedThresholdMargin()),
+        "dynamic threshold margin": replay + on(("replay", "task"), BalancedThresholdMargin(dynamic=True)),
         "KL": replay + on("replay", KLToReference()),
         "L1": replay + on("replay", FeatureDistance("l1")),
         "L2": replay + on("replay", FeatureDistance("l2")),

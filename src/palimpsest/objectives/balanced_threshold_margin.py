@@ -46,10 +46,13 @@ def dynamic_weight(cross_entropy: Tensor, margin: Tensor, cap: float) -> Tensor:
 
 @dataclass(frozen=True)
 class BalancedThresholdMargin(Objective):
-    """``deviations`` as in ``threshold_margin``; ``dynamic`` false leaves the weight to the term; ``cap`` bounds w."""
+    """``deviations`` as in ``threshold_margin``; ``cap`` bounds the weight w where it is ``dynamic``, else w is 1.
+
+    Violations begin at 0, so a dynamic weight begins at its cap: with a high one the texts drown the task.
+    """
 
     deviations: float = 1.0
-    dynamic: bool = True
+    dynamic: bool = False
     cap: float = 1e3
 
     unit: ClassVar[Unit] = "sequence"
