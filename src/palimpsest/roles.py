@@ -100,7 +100,7 @@ class Roles(Mapping[str, Sequence[Example]]):
                     f"The role {role!r} answers {paired.to!r}, which is not a role; there are: {sorted(self.rows)}."
                 )
         self._encoded: dict[str, list[Example]] = {}
-        self._orders: dict[tuple[str, int, int], Tensor] = {}
+        self._orders: dict[tuple[str, int, int, int], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
         if role not in self._encoded:
@@ -127,17 +127,19 @@ class Roles(Mapping[str, Sequence[Example]]):
         """(index of the item, round) at ``place`` of the role's endless order."""
         source = self.answers[role].to if role in self.answers else role
         round_, offset = divmod(place, self.size(source))
-        return int(self._order(source, round_, seed)[offset]), round_
+        place = int(self._order(source, round_, seed)[offset])
+        chosen = self.selections.get(source)
+        return place if chosen is None else int(chosen.index[place]), round_
 
     def _order(self, role: str, round_: int, seed: int) -> Tensor:
-        key = (role, round_, seed)
+        """The order of one round, among the chosen items where there is a selection; stages may each have their own."""
+        key = (role, round_, seed, self.size(role))
         if key not in self._orders:
             generator = torch.Generator().manual_seed(seeded(seed, role, round_))
             order = torch.randperm(self.size(role), generator=generator)
-            chosen = self.selections.get(role)
             if len(self._orders) > 64:  # a long run must not keep the order of every round
                 self._orders.clear()
-            self._orders[key] = order if chosen is None else chosen.index[order]
+            self._orders[key] = order
         return self._orders[key]
 
     def example(self, role: str, place: int, seed: int) -> Example:
