@@ -212,7 +212,7 @@ def _random(chosen: Mask, model: nn.Module, seed: int) -> Mask:
     order = torch.randperm(len(frozen), generator=torch.Generator().manual_seed(seed % 2**63))
     flat = torch.zeros(sum(m.numel() for m in chosen.moves.values()), dtype=torch.bool)
     flat[frozen[order[:count]]] = True
-    parts = flat.split([m.numel() for m in chosen.moves.values()])
+    parts = torch.split(flat, [m.numel() for m in chosen.moves.values()])
     moves = {n: part.view(m.shape) for (n, m), part in zip(chosen.moves.items(), parts, strict=True)}
     still = frozenset(name for name, module in model.named_modules() if list(module.buffers(recurse=False)))
     return Mask(moves, "as many at random", still)
