@@ -1,4 +1,4 @@
-"""Digits class by class or domain by domain: streams of tasks, and the plain methods that others are held against.
+"""Digits class by class: streams of tasks, and the plain methods that others are held against.
 
 Imported when a claim runs, never before.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -27,17 +26,11 @@ from palimpsest.roles import Derived, Roles
 from palimpsest.selectors.reservoir import Reservoir
 from palimpsest.step import States
 from palimpsest.zoo.classifiers import digits_cnn
-from palimpsest.zoo.digits import digits, of_classes, seen_otherwise
+from palimpsest.zoo.digits import digits, of_classes
 
 __all__ = ["ADAPTER", "Learned", "Stream", "learn", "plain_sgd", "score", "split_digits", "tuned_on_buffer"]
 
 ADAPTER = Classifier(10, features="features")
-DOMAINS: tuple[Mapping[str, float], ...] = (
-    {},
-    {"contrast": -1.0},
-    {"rotate": 90.0},
-    {"rotate": 180.0, "contrast": 0.5},
-)
 TASK, REPLAY = "task", "replay"
 
 
@@ -59,16 +52,12 @@ class Learned:
     states: States
 
 
-def split_digits(seed: int, kind: Literal["classes", "domains"] = "classes") -> Stream:
-    """Five tasks of two classes, in an order drawn from ``seed``, or all classes in four domains."""
-    train, test = digits(seed=seed % 2**32)
-    if kind == "domains":
-        shown, held = ([seen_otherwise(part, **domain) for domain in DOMAINS] for part in (train, test))
-        return Stream(shown, held, seed)
+def split_digits(seed: int) -> Stream:
+    """Five tasks of two classes, in an order drawn from ``seed``."""
     order = random.Random(f"split digits/{seed}").sample(range(10), 10)
     pairs = [order[i : i + 2] for i in range(0, 10, 2)]
-    shown, held = ([of_classes(part, classes=pair) for pair in pairs] for part in (train, test))
-    return Stream(shown, held, seed)
+    train, test = ([of_classes(part, classes=pair) for pair in pairs] for part in digits(seed=seed % 2**32))
+    return Stream(train, test, seed)
 
 
 def learn(
