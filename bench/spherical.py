@@ -5,8 +5,8 @@
 An update is forward, backward with respect to the inputs, and the step of gradient descent on the weights.  The
 factored layer trains with the Z-loss; the dense one with log-softmax, and with the Z-loss on its logits.  Each row runs
 in a fresh process.  ``ms`` is the fastest of the rounds in processor time, which holds on a busy machine too; ``MB`` is
-the peak resident memory of an update above what the process had with its weights made.  The dense layer stops at
-``--dense`` classes (100,000): on a CPU a million take seconds an update and gigabytes.
+how far updates raise the peak resident memory that the process had when its weights were made.  The dense layer stops
+at ``--dense`` classes (100,000): on a CPU a million take seconds an update and gigabytes.
 """
 
 from __future__ import annotations
