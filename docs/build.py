@@ -24,7 +24,7 @@ from study_pages import load_studies, studies_index, study_page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-WRITTEN = ("index.md", "design.md", "glossary.md", "tags.md")
+WRITTEN = ("index.md", "design.md", "continual.md", "glossary.md", "tags.md")
 """The pages written by hand, in the order of the navigation."""
 
 
@@ -66,6 +66,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
         {"Papers": "papers/index.md"},
         {"Studies": ["studies/index.md", *(f"studies/{name}.md" for name in studies)]},
         {"Design": "design.md"},
+        {"Continual learning": "continual.md"},
         {"Glossary": "glossary.md"},
         {"Tags": "tags.md"},
     ]

@@ -67,7 +67,8 @@ def _adapter() -> CausalLM:
 
 
 def _decoder(seed: int, device: torch.device) -> nn.Module:
-    return decoder(len(_adapter().tokenizer) - 2, 2, 64, seed).to(device)
+    model: nn.Module = decoder(len(_adapter().tokenizer) - 2, 2, 64, seed)
+    return model.to(device)
 
 
 def _taught(

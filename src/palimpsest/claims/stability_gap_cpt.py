@@ -36,7 +36,7 @@ class GoodSubsetAndMixtureShortenTheDip(Claim):
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """All arms make as many steps of as many documents."""
-        from palimpsest.claims._evidence import Condition, evidence, figure, over_seeds
+        from palimpsest.claims._evidence import Condition, evidence, exact, figure, over_seeds
         from palimpsest.claims._facts import device_of
         from palimpsest.claims._stages import ARMS, reading
         from palimpsest.curves import gap
@@ -64,7 +64,7 @@ class GoodSubsetAndMixtureShortenTheDip(Claim):
                 figure(f"depth of the dip, {arm}", over_seeds([100 * g.depth for g in own]), "points"),
                 figure(f"area of the dip, {arm}", over_seeds([100 * g.area for g in own]), "points x steps"),
                 figure(f"peak, {arm}", over_seeds([100 * g.peak for g in own]), "points"),
-                figure(f"runs that recovered, {arm}", over_seeds([float(back)] * len(own))),
+                figure(f"runs that recovered, {arm}", exact(back)),
                 figure(f"recall of the general facts afterwards, {arm}", over_seeds(kept), "points"),
             ]
         return evidence(conditions, figures, {"measured every": 2, "share of the subset": 0.2}, needed=2)
