@@ -243,9 +243,21 @@ def restore(
         index, name = key.split("/", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.optimizer["param_groups"]})
+    _laid_out_alike(optimizer)
     stored, _ = read_tensors(checkpoint.folder / "objectives.safetensors")
     restore_states(states, stored)
     _restore_random(checkpoint)
+
+
+def _laid_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Gives the optimizer's tensors the strides of their parameters, as they had when they were made.
+
+    Files hold contiguous tensors, and the fused optimizers of the CPU walk both as if they were laid out alike.
+    """
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _restore_random(checkpoint: Checkpoint) -> None:

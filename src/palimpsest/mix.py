@@ -26,9 +26,14 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError("A mix takes shares of at least two roles; name another, or use the role itself.")
     for role, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ValueError(f"The share of {role!r} lies in [0, 1], and is not {share!r}; give a number.")
+            raise ValueError(f"The share of {role!r} lies in [0, 1], and is not {_shown(share)}; give a number.")
     if not math.isclose(math.fsum(shares.values()), 1, abs_tol=1e-9):
         raise ValueError(f"The shares sum to {math.fsum(shares.values()):g}; let them sum to 1.")
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it; Python itself refuses to print numbers of thousands of digits."""
+    return "a huge number" if isinstance(value, int) and abs(value) > 10**60 else repr(value)[:60]
 
 
 def whole_shares(total: int, shares: Mapping[str, float]) -> dict[str, int]:

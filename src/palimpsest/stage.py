@@ -18,8 +18,9 @@ from torch import nn
 from palimpsest.checkpoint import read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
+from palimpsest.mask import Mask
 from palimpsest.objective import Total
-from palimpsest.recipe import Lora, RecipeError, Slow, Stage
+from palimpsest.recipe import Lora, RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
     compile_combine,
     compile_objective,
@@ -119,7 +120,8 @@ def run_stage(
         outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
         trained.states = {**trained.states, **_read_states(folder)}
     else:
-        outcome, states = _do(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
+        work = _Work(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
+        outcome, states = work.do()
         trained.states = {**trained.states, **states}
         if stage.objective or stage.edit:
             state = model.state_dict()
@@ -177,73 +179,91 @@ def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[s
     return {n: v for n, v in state.items() if n in moving}
 
 
-def _do(
-    stage: Stage,
-    place: str,
-    model: nn.Module,
-    trained: Trained,
-    roles: Roles,
-    seed: int,
-    folder: Path,
-    on_step: Callable[[Progress], None] | None,
-    allow_imports: bool,
-) -> tuple[Outcome, States]:
-    total = compile_objective(stage, place, allow_imports=allow_imports)
-    for role, spec in stage.select.items():
-        selector = compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
-        roles.selections[role] = selector(roles.rows[role], model)
-    torch.manual_seed(seed)
-    working = _with_lora(model, stage.lora, place) if stage.lora is not None else model
-    layers = compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
-    installed = False
-    try:
-        kind = compile_reference(stage.reference, place)
-        reference = _reference(kind, total, working, roles, folder)
-        if layers is not None:
-            layers.install(working)
-            installed = True
-        edit = compile_part(stage.edit, "edits", f"{place}.edit", allow_imports=allow_imports)
+@dataclass(frozen=True)
+class _Work:
+    """One stage to be done."""
+
+    stage: Stage
+    place: str
+    model: nn.Module
+    trained: Trained
+    roles: Roles
+    seed: int
+    folder: Path
+    on_step: Callable[[Progress], None] | None
+    allow_imports: bool
+
+    def part(self, spec: Spec | None, family: str, key: str) -> Any:
+        """A named part of the stage, built, or None."""
+        return compile_part(spec, family, f"{self.place}.{key}", allow_imports=self.allow_imports)
+
+    def do(self) -> tuple[Outcome, States]:
+        """Everything from the selection to the end of training; the model is a plain one again afterwards."""
+        stage, roles = self.stage, self.roles
+        total = compile_objective(stage, self.place, allow_imports=self.allow_imports)
+        for role, spec in stage.select.items():
+            roles.selections[role] = self.part(spec, "selectors", f"select.{role}")(roles.rows[role], self.model)
+        torch.manual_seed(self.seed)
+        working = _with_lora(self.model, stage.lora, self.place) if stage.lora is not None else self.model
+        layers, installed = self.part(stage.layers, "layers", "layers"), []
+        try:
+            kind = compile_reference(stage.reference, self.place)
+            reference = _reference(kind, total, working, roles, self.folder)
+            if layers is not None:
+                layers.install(working)
+                installed.append(layers)
+            result = self._trained(working, total, kind, reference)
+            count = sum(p.numel() for p in working.parameters() if p.requires_grad)
+        except Exception as error:
+            told = explained(error, self.place)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            for layer in installed:
+                layer.merge(working)
+            if stage.lora is not None:
+                _merge(working, self.model)
+            roles.selections.clear()
+        beside = {"name": stage.trains, "seconds": result.seconds, "parameters": count}
+        notes = [beside] if stage.trains != "model" else []
+        curves = result.curves | kept(result, self.folder)
+        outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
+        return outcome, result.states
+
+    def _trained(
+        self, working: nn.Module, total: Total | None, kind: str | Slow, reference: Reference | None
+    ) -> Result:
+        """Edit, mask and training."""
+        edit = self.part(self.stage.edit, "edits", "edit")
         if edit is not None:
-            edit(working, roles).apply(working)
-        masker = compile_part(stage.mask, "masks", f"{place}.mask", allow_imports=allow_imports)
-        mask = masker(working, roles) if masker is not None else None
+            edit(working, self.roles).apply(working)
+        masker = self.part(self.stage.mask, "masks", "mask")
+        mask = masker(working, self.roles) if masker is not None else None
         if isinstance(kind, Slow):  # it follows the weights that are trained, so it begins where they do
             reference = SlowAverage(working, kind.decay, kind.warm)
-        result = Result(0, 0.0, 0)
-        if total is not None:
-            training = compile_training(stage, place, allow_imports=allow_imports)
-            teacher = Frozen(trained.companions["teacher"]) if "teacher" in trained.companions else None
-            procedure = compile_part(stage.procedure, "procedures", f"{place}.procedure", allow_imports=allow_imports)
-            common: dict[str, Any] = {"seed": seed, "reference": reference, "folder": folder, "on_step": on_step}
-            common["previous"] = trained.states
-            if procedure is not None:
-                result = procedure(working, roles, total, training, **common)
-            else:
-                combine = compile_combine(stage.combine, place)
-                common |= {"teacher": teacher, "combine": combine, "mask": mask}
-                if stage.watch is not None:
-                    _refuse_to_watch(trained, place)
-                    watched = watch_of(stage.watch, f"{place}.watch", roles, seed, allow_imports=allow_imports)
-                    common["watch"] = watched
-                result = _loop(training)(working, roles, total, training, **common)
+        result = Result(0, 0.0, 0) if total is None else self._fit(working, total, reference, mask)
         if isinstance(kind, Slow) and isinstance(reference, SlowAverage) and kind.ends == "slow":
             reference.copy_to(working)
-        count = sum(p.numel() for p in working.parameters() if p.requires_grad)
-    except Exception as error:
-        told = explained(error, place)
-        if told is error:
-            raise
-        raise told from error
-    finally:
-        if installed:
-            layers.merge(working)
-        if stage.lora is not None:
-            _merge(working, model)
-        roles.selections.clear()
-    notes = [{"name": stage.trains, "seconds": result.seconds, "parameters": count}] if stage.trains != "model" else []
-    curves = result.curves | kept(result, folder)
-    outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
-    return outcome, result.states
+        return result
+
+    def _fit(self, working: nn.Module, total: Total, reference: Reference | None, mask: Mask | None) -> Result:
+        """The stage's own loop, or its procedure."""
+        stage, trained, roles = self.stage, self.trained, self.roles
+        training = compile_training(stage, self.place, allow_imports=self.allow_imports)
+        common: dict[str, Any] = {"seed": self.seed, "reference": reference, "folder": self.folder}
+        common |= {"on_step": self.on_step, "previous": trained.states}
+        procedure = self.part(stage.procedure, "procedures", "procedure")
+        if procedure is not None:
+            done: Result = procedure(working, roles, total, training, **common)
+            return done
+        teacher = Frozen(trained.companions["teacher"]) if "teacher" in trained.companions else None
+        common |= {"teacher": teacher, "combine": compile_combine(stage.combine, self.place), "mask": mask}
+        if stage.watch is not None:
+            _refuse_to_watch(trained, self.place)
+            at = f"{self.place}.watch"
+            common["watch"] = watch_of(stage.watch, at, roles, self.seed, allow_imports=self.allow_imports)
+        return _loop(training)(working, roles, total, training, **common)
 
 
 def _refuse_to_watch(trained: Trained, place: str) -> None:

@@ -273,10 +273,10 @@ class LabelView(View):
     """
 
     def __init__(self, batch: Batch, logits: Tensor | Scores, features: Tensor | None = None) -> None:
-        rows = len(batch["labels"])
+        rows = len(next(iter(batch.values()), ()))
         answers = max(1, logits.shape[0] // max(1, rows))
         if answers > 1:
-            weight = batch.get("weight", torch.ones(rows, device=batch["labels"].device))
+            weight = batch.get("weight", torch.ones(rows, device=next(iter(batch.values())).device))
             batch = {k: v.repeat_interleave(answers, 0) for k, v in {**batch, "weight": weight / answers}.items()}
         if features is not None and len(features) < logits.shape[0]:
             features = features.repeat_interleave(answers, 0)

@@ -21,7 +21,7 @@ def rows(number: int = 12):
     """Rows with the columns of all kinds of models, and no two alike."""
     words, found = TEXT.split(), []
     for i in range(number):
-        text = " ".join(words[(i * 5 + j * (i + 1)) % len(words)] for j in range(6 + i)) + "."
+        text = " ".join(words[(i * 5 + j * (i + 1)) % len(words)] for j in range(120 if i < 2 else 6 + i)) + "."
         half = len(text) // 2
         found.append(
             {
@@ -31,6 +31,7 @@ def rows(number: int = 12):
                 "completion": text[half:],
                 "inputs": torch.randn(5, generator=torch.Generator().manual_seed(i)),
                 "label": i % 4,
+                "likes": 100 * i,
             }
         )
     return found

@@ -179,7 +179,7 @@ def test_unknown_models(project: Any, digits: Any) -> None:
     project.recipe["model"] = {"pretrained": "tinyllama"}
     said = project.refused(out="second")
     assert said.startswith("palimpsest run: model.pretrained: There is no model or folder 'tinyllama'")
-    assert "did you mean 'tiny-llama'?" in said
+    assert "did you mean 'tiny-llama'" in said
     project.recipe["model"] = {"pretrained": "here.there:Model", "adapter": "classifier", "classes": 2}
     assert "model.pretrained: 'here.there:Model' names code outside Palimpsest" in project.refused(out="third")
 

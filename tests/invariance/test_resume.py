@@ -303,6 +303,23 @@ def test_states_of_objectives_are_resumed(how: Fit, roles: Roles, tmp_path: Path
     assert not torch.equal(resumed, run(how, roles)[0])
 
 
+def test_a_weight_that_is_laid_out_otherwise_is_resumed(roles: Roles, tmp_path: Path) -> None:
+    """A fused optimizer walks weight and state in memory: restored in another layout, it would pair wrong entries."""
+
+    def transposed() -> nn.Module:
+        model = model_with_dropout()
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.data = parameter.data.t().contiguous().t()
+        assert not all(p.is_contiguous() for p in model.parameters())
+        return model
+
+    uninterrupted, _ = run(fit, roles, model=transposed())
+    with pytest.raises(Interrupted):
+        run(fit, roles, tmp_path, control_c(5), model=transposed())
+    assert torch.equal(run(fit, roles, tmp_path, model=transposed())[0], uninterrupted)
+
+
 @LOOPS
 def test_a_checkpoint_of_another_model_is_refused(how: Fit, roles: Roles, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):

@@ -188,7 +188,7 @@ def test_load_splits_questions_and_articles_between_the_same_people() -> None:
     ("spec", "message"),
     [
         ({"zoo": "author"}, r"^roles\.forget: The zoo has no data set 'author'; did you mean 'authors'"),
-        ({"zoo": "xyz"}, r"there are: authors, general_text, instructions, refusals, digits\.$"),
+        ({"zoo": "xyz"}, r"there are: authors, corpus, general_text, instructions, refusals, digits, feed, probes\.$"),
         ({"part": "forget"}, r"name a data set of the zoo, such as \{zoo: authors\}"),
         ({"zoo": "authors", "part": "test"}, r"authors has no part 'test'; there are: all, forget, retain, holdout"),
         (

@@ -165,7 +165,8 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
         own = dataclasses.replace(
             training, epochs=None, steps=leg.end, schedule=leg.schedule, checkpoint_every=leg.branch
         )
-        result = run(own, home, lambda progress, branch=branch: branch(progress.step))  # type: ignore[misc]
+        # A step is reported before its checkpoint is written, so what was branched at is there one step later.
+        result = run(own, home, lambda progress, branch=branch: branch(progress.step - 1))  # type: ignore[misc]
         write_tensors(budget_file(folder, leg.end), moving(model))
         steps += leg.end - (at_start.step if at_start is not None else 0)
         tokens += result.tokens - (at_start.extra["tokens"] if at_start is not None else 0)
