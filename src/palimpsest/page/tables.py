@@ -96,14 +96,12 @@ def _curve_name(curve: Curve, labels: dict[str, str]) -> str:
 
 
 def stage_table(report: Report, matrices: Sequence[Matrix]) -> str:
-    """The figures of one audit's matrices, a run in each row."""
-    names = list(dict.fromkeys(f.name for m in matrices for f in m.figures))
+    """The figures of one audit's matrices, a run in each column."""
+    found = [{f.name: f for f in matrix.figures} for matrix in matrices]
     rows = []
-    for matrix in matrices:
-        found = {f.name: f for f in matrix.figures}
-        cells = [_figure_cell(found.get(name)) for name in names]
-        rows.append(_row(escape(label_of(report, matrix.run)), cells))
-    head = _head("Run", *[escape(name).replace("_", " ") for name in names])
+    for name in dict.fromkeys(name for own in found for name in own):
+        rows.append(_row(escape(name).replace("_", " "), [_figure_cell(own.get(name)) for own in found]))
+    head = _head("Figure", *[escape(label_of(report, matrix.run)) for matrix in matrices])
     return _table(f"{escape(matrices[0].audit).replace('_', ' ')} over the stages, with 95 % intervals", head, rows)
 
 
