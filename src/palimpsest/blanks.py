@@ -205,9 +205,17 @@ class {cls}:
         raise NotImplementedError("<the fit>")
 ''',
     "procedures": '''
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
+
+from palimpsest.loop import Progress, Result, Training, fit
+from palimpsest.objective import Total
+from palimpsest.reference import Reference
+from palimpsest.roles import Roles
+from palimpsest.step import States
 
 __all__ = ["METHOD", "{cls}"]
 
@@ -216,9 +224,21 @@ __all__ = ["METHOD", "{cls}"]
 class {cls}:
     """<The fields: meaning and range.>"""
 
-    def __call__(self, model: nn.Module) -> nn.Module:
-        """A new model; ``model`` is left alone."""
-        raise NotImplementedError("<the steps>")
+    def __call__(
+        self,
+        model: nn.Module,
+        roles: Roles,
+        objective: Total,
+        training: Training,
+        *,
+        seed: int = 0,
+        reference: Reference | None = None,
+        folder: Path | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        previous: States | None = None,
+    ) -> Result:
+        """Trains ``model`` in place by calls of ``fit``; killed and called again, it ends with the same weights."""
+        raise NotImplementedError(f"<the steps, each a call of {{fit.__name__}}>")
 ''',
     "baselines": '''
 from dataclasses import dataclass
@@ -246,27 +266,45 @@ __all__ = ["METHOD", "{cls}"]
 
 
 class {cls}(torch.optim.Optimizer):
-    """<The hyperparameters: meaning and range.> Its state is tensors only, so that it can be saved."""
+    """<The hyperparameters: meaning and range.> Its state is tensors only, so that it can be saved.
 
-    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {{"lr": lr, "weight_decay": weight_decay}})
+    Arguments behind the star are what a recipe may set; lr and weight_decay come from ``train``.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0, *, beta: float = 0.9) -> None:
+        super().__init__(params, {{"lr": lr, "weight_decay": weight_decay, "beta": beta}})
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         raise NotImplementedError("<the equation>")
 ''',
     "layers": '''
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-__all__ = ["METHOD", "{cls}"]
+__all__ = ["METHOD", "{cls}", "{cls}Module"]
 
 
-class {cls}(nn.Module):
+class {cls}Module(nn.Module):
     """<The sizes: meaning and range.>"""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """[..., D] -> [..., D]."""
         raise NotImplementedError("<the equation>")
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """<The fields: meaning and range.>"""
+
+    def install(self, model: nn.Module) -> None:
+        """Puts the module in the place of <which>; raises ``ValueError`` where the model has none that fits."""
+        raise NotImplementedError("<what is replaced>")
+
+    def merge(self, model: nn.Module) -> None:
+        """Puts plain modules back that compute the same."""
+        raise NotImplementedError("<what it becomes>")
 ''',
 }
 
