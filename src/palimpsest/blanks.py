@@ -211,7 +211,7 @@ from pathlib import Path
 
 from torch import nn
 
-from palimpsest.loop import Progress, Result, Training, fit
+from palimpsest.loop import Progress, Result, Training
 from palimpsest.objective import Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
@@ -238,7 +238,7 @@ class {cls}:
         previous: States | None = None,
     ) -> Result:
         """Trains ``model`` in place by calls of ``fit``; killed and called again, it ends with the same weights."""
-        raise NotImplementedError(f"<the steps, each a call of {{fit.__name__}}>")
+        raise NotImplementedError("<the steps>")
 ''',
     "baselines": '''
 from dataclasses import dataclass
