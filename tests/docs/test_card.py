@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest import card
@@ -93,7 +93,6 @@ def test_a_field_given_twice_is_refused_by_name() -> None:
 words = st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=6).map(" ".join)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of the card
 @given(words, words, st.dictionaries(st.sampled_from(FIELDS), words, min_size=1), st.booleans())
 def test_what_was_written_comes_back(summary: str, equation: str, fields: dict[str, str], wrap: bool) -> None:
     def lines(label: str, value: str) -> str:
