@@ -1,6 +1,6 @@
 """Ten digits learned as five tasks of two, one after the other, by naive training and ten methods that keep more.
 
-About ten minutes on two cores, with five seeds:
+About seven minutes on one core, with five seeds:
 
     palimpsest run recipes/split-digits.py --allow-imports
 
