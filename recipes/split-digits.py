@@ -80,9 +80,10 @@ def variants(kind: str, tasks: list[int], audits: Spec) -> dict[str, list[Spec]]
     def lwf(t: int) -> Spec:
         return {"on": f"task {t}", "learning_without_forgetting": {"classes": old(t)}}
 
-    def asymmetric(t: int) -> Spec:
+    def asymmetric(t: int) -> Spec:  # its buffer holds the new task too, else nothing would raise new classes above old
         own = {"on": f"task {t}", "asymmetric_cross_entropy": {}}
-        return {**replayed(t), "objective": [own, again(t)]}
+        replay = {"on": f"seen {t}", "cross_entropy": {}}
+        return {**stage(t, {"select": {f"seen {t}": BUFFER}, **watched}), "objective": [own, replay]}
 
     def projected(t: int) -> Spec:
         rule = {"one_sided_projection": {"protect": f"seen {t - 1}", "follow": False}}

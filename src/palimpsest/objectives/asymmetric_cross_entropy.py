@@ -2,7 +2,8 @@
 
     L_i = -log ( exp z_{i y_i} / sum over classes c that occur in the batch of exp z_ic )
 
-ER-ACE is half of this on the new task and half of plain cross-entropy on the buffer:
+ER-ACE is half of this on the new task and half of plain cross-entropy on the buffer, which holds rows of the new task
+too: without them nothing compares new classes with old ones, and the replay pushes the new ones down.
 
     0.5 * on("task", AsymmetricCrossEntropy()) + 0.5 * on("replay", CrossEntropy())
 
