@@ -50,8 +50,7 @@ def studies_index(studies: dict[str, Report]) -> str:
     """The list of studies."""
     lines = [
         "# Studies",
-        "Longer runs of recipes. Each page has every figure with its 95 %"
-        " interval, and the recipe that made it.",
+        "Longer runs of recipes. Each page has every figure with its 95 % interval, and the recipe that made it.",
         *(f"- [{escape(report.name)}]({name}.md)" for name, report in studies.items()),
     ]
     return "\n\n".join(lines) + "\n"
