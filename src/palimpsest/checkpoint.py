@@ -23,8 +23,10 @@ from torch import Tensor, nn
 __all__ = [
     "Checkpoint",
     "Unwritable",
+    "flat_states",
     "flush",
     "latest",
+    "nested_states",
     "read_tensors",
     "restore",
     "restore_states",
@@ -214,6 +216,20 @@ def restore_states(states: Mapping[str, nn.Module | None], stored: Mapping[str, 
         if module is not None:
             prefix = f"{name}/"
             module.load_state_dict({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+
+
+def flat_states(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What objectives leave to later stages, by ``method/tensor``."""
+    return {f"{method}/{name}": value for method, own in states.items() for name, value in own.items()}
+
+
+def nested_states(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What ``flat_states`` took: method -> its tensors."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        method, _, name = key.partition("/")
+        found.setdefault(method, {})[name] = value
+    return found
 
 
 def moving(model: nn.Module) -> dict[str, Tensor]:

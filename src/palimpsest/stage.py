@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from palimpsest.checkpoint import read_tensors, write_json, write_tensors
+from palimpsest.checkpoint import flat_states, nested_states, read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
@@ -126,7 +126,8 @@ def run_stage(
         if stage.objective or stage.edit:
             state = model.state_dict()
             write_tensors(folder / "model.safetensors", _changed(state, model, companion))
-            _write_states(folder, states)
+            if states:
+                write_tensors(folder / STATES, flat_states(states))
             write_json(done, {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
         for old in folder.glob("step-*"):
             shutil.rmtree(old, ignore_errors=True)
@@ -138,21 +139,10 @@ def run_stage(
     return outcome
 
 
-def _write_states(folder: Path, states: States) -> None:
-    """What the objectives leave to later stages, by ``method/tensor``."""
-    if states:
-        flat = {f"{method}/{name}": value for method, own in states.items() for name, value in own.items()}
-        write_tensors(folder / STATES, flat)
-
-
 def _read_states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """What ``_write_states`` wrote."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
-    if (folder / STATES).exists():
-        for key, value in read_tensors(folder / STATES)[0].items():
-            method, _, name = key.partition("/")
-            found.setdefault(method, {})[name] = value
-    return found
+    """What the objectives of a finished stage left."""
+    file = folder / STATES
+    return nested_states(read_tensors(file)[0]) if file.exists() else {}
 
 
 def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) -> nn.Module:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,11 @@ def alone() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+def found(
+    tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[[Path, Path], list[Any]]
+) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("reweighted")
-    files = [folder / f"{rank}.pt" for rank in range(2)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(r), "2", folder / "meet", file], stderr=subprocess.PIPE, text=True
-        )
-        for r, file in enumerate(files)
-    ]
-    try:
-        for process in started:
-            _, problem = process.communicate(timeout=240)
-            assert process.returncode == 0, problem
-    finally:
-        for process in started:
-            process.kill()
-    return alone(), [torch.load(file, weights_only=True) for file in files]
+    return alone(), two_processes(WORKER, folder)
 
 
 @pytest.mark.parametrize("way", ["plain", "ddp"])

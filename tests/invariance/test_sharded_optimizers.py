@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,23 +26,11 @@ def alone() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def together(
+    tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[[Path, Path], list[Any]]
+) -> list[dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("sharded")
-    files = [folder / f"{rank}.pt" for rank in range(2)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), "2", folder / "meet", file], stderr=subprocess.PIPE, text=True
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        for process in started:
-            _, problem = process.communicate(timeout=240)
-            assert process.returncode == 0, problem
-    finally:
-        for process in started:
-            process.kill()
-    return [torch.load(file, weights_only=True) for file in files]
+    return two_processes(WORKER, folder)
 
 
 def test_every_optimizer_ends_where_one_process_does(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,11 @@ def alone() -> dict[str, Any]:
     return answers
 
 
-def together(folder: Path) -> list[dict[str, Any]]:
-    """The answers of each of two processes."""
-    files = [folder / f"{rank}.pt" for rank in range(2)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), "2", folder / "meet", file], stderr=subprocess.PIPE, text=True
-        )
-        for rank, file in enumerate(files)
-    ]
-    try:
-        for process in started:
-            _, problem = process.communicate(timeout=240)
-            assert process.returncode == 0, problem
-    finally:
-        for process in started:
-            process.kill()
-    return [torch.load(file, weights_only=True) for file in files]
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return alone(), together(tmp_path_factory.mktemp("sharded"))
+def found(
+    tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[[Path, Path], list[Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return alone(), two_processes(WORKER, tmp_path_factory.mktemp("sharded"))
 
 
 @pytest.mark.parametrize("question", ["logp", "one", "matches", "embed", "predict", "privacy_leakage", "relearning"])

@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from palimpsest.checkpoint import read_tensors, write_tensors
+from palimpsest.checkpoint import flat_states, nested_states, read_tensors, write_tensors
 from palimpsest.data import row_key
 from palimpsest.loop import Progress, Result, Training, fit, interrupted, steps_of
 from palimpsest.masks.forgetting_prioritized import ForgettingPrioritized
@@ -193,19 +193,14 @@ class _Rounds:
         """On disk too, since a run that is killed later begins after this round."""
         self.left[number] = states, tokens
         if self.folder is not None:
-            flat = {f"{method}/{name}": value for method, own in states.items() for name, value in own.items()}
-            write_tensors(self.folder / f"round-{number}.safetensors", flat, {"tokens": tokens})
+            write_tensors(self.folder / f"round-{number}.safetensors", flat_states(states), {"tokens": tokens})
 
     def record(self, number: int) -> tuple[States, int]:
         """What a round left."""
         if number not in self.left:
             assert self.folder is not None
             flat, constants = read_tensors(self.folder / f"round-{number}.safetensors")
-            states: dict[str, dict[str, torch.Tensor]] = {}
-            for key, value in flat.items():
-                method, _, name = key.partition("/")
-                states.setdefault(method, {})[name] = value
-            self.left[number] = states, constants["tokens"]
+            self.left[number] = nested_states(flat), constants["tokens"]
         return self.left[number]
 
 
