@@ -251,31 +251,34 @@ def _with_gradients(
     for_weight = torch.zeros_like(weight) if needs[1] else None
     for_bias = torch.zeros_like(bias) if needs[2] and bias is not None else None
     most = max(1, count // 18, EVEN_LOGITS // len(weight))  # with what lies beside it, a sixteenth of the logits
-    buffer = problem.hidden.new_empty(min(most, count), len(weight))  # [n, V]
+    most = min(most - most % 16 or most, max(1, count))  # full vectors: 112 tokens take less time than 113
+    # Transposed: the weight, read as it lies, costs a fifth less in products with few tokens.
+    buffer = problem.hidden.new_empty(len(weight) * most)  # [V, n]
     for first in range(0, count, most):
         rows = slice(first, min(first + most, count))
-        hidden, targets = problem.hidden[rows], problem.targets[rows].unsqueeze(1)
-        z = torch.mm(hidden, weight.T, out=buffer[: len(hidden)])
+        hidden, targets = problem.hidden[rows], problem.targets[rows].unsqueeze(0)
+        z = buffer[: len(weight) * len(hidden)].view(len(weight), len(hidden))
+        torch.mm(weight, hidden.T, out=z)
         if scale != 1.0:
             z.mul_(scale)
         if bias is not None:
-            z.add_(bias)
+            z.add_(bias.unsqueeze(1))
         if softcap is not None:
             z.div_(softcap).tanh_().mul_(softcap)
         capped = None if softcap is None else (z / softcap).square_()
-        highest, chosen = z.amax(dim=1), z.gather(1, targets).squeeze(1)
-        torch.softmax(z, dim=1, out=z)
-        log_sum[rows] = highest - z.amax(dim=1).log()  # as in ``_block``
+        highest, chosen = z.amax(dim=0), z.gather(0, targets).squeeze(0)
+        torch.softmax(z, dim=0, out=z)
+        log_sum[rows] = highest - z.amax(dim=0).log()  # as in ``_block``
         log_p[rows] = chosen - log_sum[rows]
-        signal = z.neg_().scatter_add_(1, targets, torch.ones_like(targets, dtype=z.dtype))
+        signal = z.neg_().scatter_add_(0, targets, torch.ones_like(targets, dtype=z.dtype))
         if capped is not None:
             signal.sub_(capped.mul_(signal))
         if for_hidden is not None:
-            torch.mm(signal, weight, out=for_hidden[rows])
+            torch.mm(signal.T, weight, out=for_hidden[rows])
         if for_weight is not None:
-            for_weight.addmm_(signal.T, hidden, alpha=scale)
+            for_weight.addmm_(signal, hidden, alpha=scale)
         if for_bias is not None:
-            for_bias.add_(signal.sum(dim=0))
+            for_bias.add_(signal.sum(dim=1))
     if for_hidden is not None and scale != 1.0:
         for_hidden.mul_(scale)
     return log_p, log_sum, for_hidden, for_weight, for_bias
