@@ -256,23 +256,14 @@ def _with_gradients(
     buffer = problem.hidden.new_empty(len(weight) * most)  # [V, n]
     for first in range(0, count, most):
         rows = slice(first, min(first + most, count))
-        hidden, targets = problem.hidden[rows], problem.targets[rows].unsqueeze(0)
+        hidden, targets = problem.hidden[rows], problem.targets[rows]
         z = buffer[: len(weight) * len(hidden)].view(len(weight), len(hidden))
         torch.mm(weight, hidden.T, out=z)
         if scale != 1.0:
             z.mul_(scale)
         if bias is not None:
             z.add_(bias.unsqueeze(1))
-        if softcap is not None:
-            z.div_(softcap).tanh_().mul_(softcap)
-        capped = None if softcap is None else (z / softcap).square_()
-        highest, chosen = z.amax(dim=0), z.gather(0, targets).squeeze(0)
-        torch.softmax(z, dim=0, out=z)
-        log_sum[rows] = highest - z.amax(dim=0).log()  # as in ``_block``
-        log_p[rows] = chosen - log_sum[rows]
-        signal = z.neg_().scatter_add_(0, targets, torch.ones_like(targets, dtype=z.dtype))
-        if capped is not None:
-            signal.sub_(capped.mul_(signal))
+        log_p[rows], log_sum[rows], signal = _signal(z, targets, softcap)
         if for_hidden is not None:
             torch.mm(signal.T, weight, out=for_hidden[rows])
         if for_weight is not None:
@@ -282,6 +273,20 @@ def _with_gradients(
     if for_hidden is not None and scale != 1.0:
         for_hidden.mul_(scale)
     return log_p, log_sum, for_hidden, for_weight, for_bias
+
+
+def _signal(z: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """log p [n], the log-sum-exp [n] and d log p / d z of the uncapped logits z [V, n], which this spends."""
+    if softcap is not None:
+        z.div_(softcap).tanh_().mul_(softcap)
+    slope = None if softcap is None else (z / softcap).square_()
+    highest, chosen = z.amax(dim=0), z.gather(0, targets.unsqueeze(0)).squeeze(0)
+    torch.softmax(z, dim=0, out=z)
+    log_sum = highest - z.amax(dim=0).log()  # as in ``_block``
+    signal = z.neg_().scatter_add_(0, targets.unsqueeze(0), torch.ones_like(chosen).unsqueeze(0))
+    if slope is not None:
+        signal.sub_(slope.mul_(signal))
+    return chosen - log_sum, log_sum, signal
 
 
 class _LinearLogProbability(torch.autograd.Function):
