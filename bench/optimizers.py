@@ -3,21 +3,26 @@
     python bench/optimizers.py [--steps 60] [--size tiny|60m] [--threads 1] [--json PATH]
 
 Each optimizer trains a Llama of its own from the same weights on the same batches of documentation.  They take turns
-step by step, so that a busy machine slows all of them.  Time is that of ``optimizer.step()`` alone, as a median over
+step by step.  Time is that of ``optimizer.step()`` alone (on a CPU that of the processor), as a median over
 the usual steps and, apart from them, over those at which a subspace or a block is chosen anew.  Bytes are of all state
 over all parameters, and over those of the layers' matrices.  Rates are fixed, one for each kind of optimizer, so the
-losses are a check that it learns, not a ranking.  galore-torch and torchao are measured where they can be imported.
+losses are a check that it learns, not a ranking.  galore-torch and torchao are measured where they are installed; of
+galore-torch only the module of its AdamW is loaded, since the package itself needs bitsandbytes.  ``renewing`` is the
+step at which a new choice is made, and ``amortized`` what it adds to 200 usual steps, as a share of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import importlib.util
 import json
 import platform
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +30,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from palimpsest.optim import FRUGAL, BAdam, Fira, GaLore
 from palimpsest.zoo.models import tiny_llama
 from palimpsest.zoo.text import general_text
 
 Named = list[tuple[str, nn.Parameter]]
+Maker = Callable[[Named], torch.optim.Optimizer]
+PERIOD = 200
+"""Steps between two choices in the papers."""
 
 
 @dataclass(frozen=True)
@@ -86,32 +95,50 @@ def matrices(named: Named) -> list[nn.Parameter]:
     return [p for name, p in named if "layers" in name and p.ndim == 2]
 
 
-def peers(size: Size) -> tuple[dict[str, Callable[[Named], torch.optim.Optimizer]], list[str]]:
-    """Other implementations that can be imported, and the names of those that cannot."""
-    found: dict[str, Callable[[Named], torch.optim.Optimizer]] = {}
-    absent = []
-    if importlib.util.find_spec("galore_torch"):
-        from galore_torch import GaLoreAdamW
-
-        def galore(named: Named) -> torch.optim.Optimizer:
-            chosen = matrices(named)
-            others = [p for _, p in named if not any(p is m for m in chosen)]
-            own = {"rank": size.width // 4, "update_proj_gap": size.gap, "scale": 0.25, "proj_type": "std"}
-            return GaLoreAdamW([{"params": others}, {"params": chosen, **own}], lr=0.01)
-
-        found["galore-torch"] = galore
-    else:
-        absent.append("galore-torch")
-    if importlib.util.find_spec("torchao"):
-        from torchao.optim import AdamW8bit
-
-        found["torchao AdamW8bit"] = lambda named: AdamW8bit([p for _, p in named], lr=1e-3)
-    else:
-        absent.append("torchao")
+def peers(size: Size) -> tuple[dict[str, Maker], dict[str, str]]:
+    """Other implementations that can be imported, and why the others cannot."""
+    found: dict[str, Maker] = {}
+    absent: dict[str, str] = {}
+    for name, make in {"galore-torch": _galore_torch, "torchao AdamW8bit": _torchao}.items():
+        try:
+            found[name] = make(size)
+        except ImportError as error:
+            absent[name] = str(error)
     return found, absent
 
 
-def makers(size: Size) -> dict[str, Callable[[Named], torch.optim.Optimizer]]:
+def _galore_torch(size: Size) -> Maker:
+    """Its AdamW, without the package's own imports."""
+    spec = importlib.util.find_spec("galore_torch")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError("galore_torch is not installed")
+    package = types.ModuleType("galore_torch")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules.setdefault("galore_torch", package)
+    adamw = importlib.import_module("galore_torch.adamw").AdamW
+
+    def make(named: Named) -> torch.optim.Optimizer:
+        chosen = matrices(named)
+        others = [p for _, p in named if not any(p is m for m in chosen)]
+        own = {"rank": size.width // 4, "update_proj_gap": size.gap, "scale": 0.25, "proj_type": "std"}
+        groups = [{"params": others}, {"params": chosen, **own}]
+        made: torch.optim.Optimizer = adamw(groups, lr=0.01, no_deprecation_warning=True)
+        return made
+
+    return make
+
+
+def _torchao(size: Size) -> Maker:
+    eight_bit = importlib.import_module("torchao.optim").AdamW8bit
+
+    def make(named: Named) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = eight_bit([p for _, p in named], lr=1e-3)
+        return made
+
+    return make
+
+
+def makers(size: Size) -> dict[str, Maker]:
     """Ours, and torch's."""
     rank, gap = size.width // 4, size.gap
     return {
@@ -137,8 +164,10 @@ def batches(size: Size, steps: int, device: str) -> list[Tensor]:
 
 
 def clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """Seconds: of the processor where that does the work, since they hold on a busy machine too."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -158,6 +187,8 @@ def state_bytes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
     """Tensors in the state of some parameters, also those that an object in it holds."""
 
     def size(value: Any) -> int:
+        if isinstance(value, Tensor) and is_traceable_wrapper_subclass(value):  # made of others, such as 8-bit codes
+            return sum(size(getattr(value, name)) for name in value.__tensor_flatten__()[0])
         if isinstance(value, Tensor):
             return value.nbytes
         members = value.values() if isinstance(value, dict) else getattr(value, "__dict__", {}).values()
@@ -166,8 +197,8 @@ def state_bytes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
     return sum(size(v) for p in parameters for v in optimizer.state[p].values())
 
 
-def measure(size: Size, steps: int, device: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each optimizer, and the peers that are absent."""
+def measure(size: Size, steps: int, device: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """A row for each optimizer, and why peers are absent."""
     others, absent = peers(size)
     start = llama(size).to(device)
     racers = []
@@ -182,13 +213,16 @@ def measure(size: Size, steps: int, device: str) -> tuple[list[dict[str, Any]], 
         named = list(racer.model.named_parameters())
         split = matrices(named)
         every = [p for _, p in named]
+        usual = statistics.median(racer.usual[1:])
+        renewing = statistics.median(racer.renewing[1:] or racer.renewing)
         rows.append(
             {
                 "optimizer": racer.name,
                 "bytes_per_parameter": state_bytes(racer.optimizer, every) / sum(p.numel() for p in every),
                 "bytes_per_matrix_entry": state_bytes(racer.optimizer, split) / sum(p.numel() for p in split),
-                "step_ms": 1e3 * statistics.median(racer.usual[1:]),
-                "renewing_step_ms": 1e3 * statistics.median(racer.renewing[1:] or racer.renewing),
+                "step_ms": 1e3 * usual,
+                "renewing_step_ms": 1e3 * renewing,
+                "amortized": max(0.0, renewing - usual) / (PERIOD * usual),
                 "loss": statistics.fmean(racer.losses[-10:]),
             }
         )
@@ -206,20 +240,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows, absent = measure(SIZES[options.size], options.steps, device)
-    print(f"{'optimizer':<20}{'state B/param':>14}{'B/matrix entry':>16}{'step ms':>10}{'renewing ms':>13}{'loss':>8}")
+    header = f"{'optimizer':<20}{'state B/param':>14}{'B/matrix entry':>16}{'step ms':>10}{'renewing ms':>13}"
+    print(f"{header}{'amortized':>11}{'loss':>8}")
     for row in rows:
         print(
             f"{row['optimizer']:<20}{row['bytes_per_parameter']:>14.2f}{row['bytes_per_matrix_entry']:>16.2f}"
-            f"{row['step_ms']:>10.2f}{row['renewing_step_ms']:>13.2f}{row['loss']:>8.3f}"
+            f"{row['step_ms']:>10.2f}{row['renewing_step_ms']:>13.2f}{row['amortized']:>11.1%}{row['loss']:>8.3f}"
         )
-    if absent:
-        print(f"not installed, so not measured: {', '.join(absent)}")
+    for name, why in absent.items():
+        print(f"{name} was not measured: {why}")
     if options.json:
         name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
         machine = {"machine": name, "threads": options.threads, "torch": torch.__version__}
         settings = {"size": options.size, "steps": options.steps, "absent": absent}
         found = {"what": "optimizers", **machine, **settings, "rows": rows}
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

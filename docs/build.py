@@ -1,7 +1,8 @@
 """Builds the documentation site: ``python docs/build.py``.
 
 Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method from its file, for each paper from
-``claims/`` and ``results/``, and for each study in ``results/studies/``) and calls mkdocs, which writes ``site/``.
+``claims/`` and ``results/``, for each study in ``results/studies/``, and one for the benches in ``results/bench/``) and
+calls mkdocs, which writes ``site/``.
 The site opens from disk and loads nothing from another host.
 """
 
@@ -16,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from bench_pages import benches_page, load_benches
 from method_pages import method_page, methods_index
 from palimpsest.card import method_cards
 from palimpsest.claim import load_paper, paper_slugs
@@ -55,6 +57,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
     for name, report in studies.items():
         _write(source / f"studies/{name}.md", study_page(report))
     _write(source / "studies/index.md", studies_index(studies))
+    _write(source / "benches.md", benches_page(load_benches(results / "bench")))
 
     by_family: dict[str, list[Any]] = defaultdict(list)
     for page in pages:
@@ -65,6 +68,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
         {"Methods": methods},
         {"Papers": "papers/index.md"},
         {"Studies": ["studies/index.md", *(f"studies/{name}.md" for name in studies)]},
+        {"Benches": "benches.md"},
         {"Design": "design.md"},
         {"Continual learning": "continual.md"},
         {"Glossary": "glossary.md"},

@@ -240,7 +240,9 @@ class _EachStep(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.trainer.step.after(self.trainer.optimizer)
+        trainer = self.trainer
+        rate = learning_rate(trainer.training, state.global_step, trainer.steps)  # the step is counted after this
+        trainer.step.after(trainer.optimizer, rate / trainer.training.lr)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         trainer, done = self.trainer, state.global_step

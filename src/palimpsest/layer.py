@@ -11,7 +11,15 @@ from typing import Protocol
 
 from torch import nn
 
-__all__ = ["Layer"]
+__all__ = ["Layer", "StepsItself"]
+
+
+class StepsItself(nn.Module):
+    """A module that moves its own weights, which no optimizer sees; ``Step.after`` calls ``apply_update``."""
+
+    def apply_update(self, pace: float = 1.0) -> None:
+        """One step at ``pace``, the share of ``train.lr`` that the stage has come to; nothing without a gradient."""
+        raise NotImplementedError
 
 
 class Layer(Protocol):

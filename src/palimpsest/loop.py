@@ -379,10 +379,11 @@ class _Run:
                 self.step.backward(batch.to(device), counts, self.done / self.steps, micro=len(batches))
         self.step.gradients()
         self.step.clip(training.clip)
+        rate = learning_rate(training, self.done, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(training, self.done, self.steps)
+            group["lr"] = rate
         self.optimizer.step()
-        self.step.after(self.optimizer)
+        self.step.after(self.optimizer, rate / training.lr)
 
     def _unsynchronized(self) -> contextlib.AbstractContextManager[None]:
         """DDP reduces once a window, after its last micro-batch."""

@@ -17,6 +17,7 @@ from palimpsest.recipe_parts import (
     compile_training,
 )
 from palimpsest.role_data import check_audited_roles, check_audits, check_roles, paired_with
+from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
 __all__ = ["check"]
@@ -125,7 +126,14 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     except ValueError as error:
         raise RecipeError(f"{place}.combine: {error}") from None
     for role, spec in stage.select.items():
-        compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
+        selector = compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
+        if isinstance(selector, FillsBatches) and total is not None:
+            batch = compile_training(stage, place, allow_imports=allow_imports).batch
+            if batch % selector.block:
+                raise RecipeError(
+                    f"{place}.train.batch: {short(spec)} makes batches of {selector.block} rows, and {batch} is no"
+                    " multiple of it; choose one."
+                )
 
 
 def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:

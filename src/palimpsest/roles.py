@@ -5,9 +5,10 @@
 
 Role names are free; the field's names (task, forget, retain, replay, holdout, pairs, …) are explained in the
 glossary.  At step t a role hands out positions [t * size, (t + 1) * size) of an endless sequence that
-is reshuffled from (seed, role, round) whenever the role has been seen once, so a shorter role cycles.  That
-sequence depends on nothing else: any number of workers, processes or accumulation steps sees the same items
-at step t, and a run that starts again at step t sees what it would have seen.
+is reshuffled from (seed, role, round) whenever the role has been seen once, so a shorter role cycles; a selection may
+bring an order of its own, drawn from the same seed.  That sequence depends on nothing else: any number of workers,
+processes or accumulation steps sees the same items at step t, and a run that starts again at step t sees what it would
+have seen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.audit import Row
-from palimpsest.select import Selection
+from palimpsest.select import Order, Selection
 from palimpsest.views import Adapter, Batch, Example
 
 __all__ = ["Answers", "Derived", "RoleBatch", "Roles", "seeded"]
@@ -127,7 +128,7 @@ class Roles(Mapping[str, Sequence[Example]]):
                 known = sorted(self.rows)
                 raise ValueError(f"The role {role!r} is made from {paired.to!r}, which is no role; there are: {known}.")
         self._encoded: dict[str, list[Example]] = {}
-        self._orders: dict[tuple[str, int, int, int], Tensor] = {}
+        self._orders: dict[tuple[str, int, int, int, Order | None], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
         if role not in self._encoded:
@@ -152,37 +153,46 @@ class Roles(Mapping[str, Sequence[Example]]):
         """Number of items that one round through the role hands out."""
         role = self.source(role)
         chosen = self.selections.get(role)
-        return len(self.rows[role]) if chosen is None else len(chosen.index)
+        return len(self.rows[role]) if chosen is None else chosen.length
 
     def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
         """(index of the item, round) at ``place`` of the role's endless order."""
+        found, round_ = self._found(role, place, seed)
+        chosen = self.selections.get(self.source(role))
+        return found if chosen is None else int(chosen.index[found]), round_
+
+    def _found(self, role: str, place: int, seed: int) -> tuple[int, int]:
+        """(number of the item among those that are handed out, round)."""
         source = self.source(role)
         round_, offset = divmod(place, self.size(source))
-        index = int(self._order(source, round_, seed)[offset])
-        chosen = self.selections.get(source)
-        return index if chosen is None else int(chosen.index[index]), round_
+        return int(self._order(source, round_, seed)[offset]), round_
 
     def _order(self, role: str, round_: int, seed: int) -> Tensor:
         """A round's order; of the selection, where there is one, which may be another in the next stage."""
-        key = (role, round_, self.size(role), seed)
+        chosen = self.selections.get(role)
+        order = None if chosen is None else chosen.order
+        key = (role, round_, self.size(role), seed, order)
         if key not in self._orders:
             generator = torch.Generator().manual_seed(seeded(seed, role, round_))
             if len(self._orders) > 64:  # a long run must not keep the order of every round
                 self._orders.clear()
-            self._orders[key] = torch.randperm(self.size(role), generator=generator)
+            places = torch.randperm(key[2], generator=generator) if chosen is None else chosen.places(generator)
+            self._orders[key] = places
         return self._orders[key]
 
     def example(self, role: str, place: int, seed: int) -> Example:
         """The encoded item at ``place``, with its ``index``, its ``weight`` and a random ``draw`` of its own."""
-        index, round_ = self.position(role, place, seed)
+        index, round_ = self._found(role, place, seed)
+        weight = 1.0
+        chosen = self.selections.get(self.source(role))
+        if chosen is not None:
+            index, weight = int(chosen.index[index]), float(chosen.weight[index])
         draw = seeded(seed, role, round_, index)
         if role in self.answers:
             paired = self.answers[role]
             encoded = self.adapter.encode(paired.row(self.rows[paired.to][index], draw), f"{role} row {index + 1}")
         else:
             encoded = self[role][index]
-        chosen = self.selections.get(self.source(role))
-        weight = 1.0 if chosen is None else float(chosen.weight_of(index))
         return {**encoded, "index": torch.tensor(index), "draw": torch.tensor(draw), "weight": torch.tensor(weight)}
 
     def window(
@@ -208,15 +218,27 @@ class Roles(Mapping[str, Sequence[Example]]):
                 f"steps; choose a multiple of {parts}."
             )
         share = size // parts
+        wanted = list(self if roles is None else roles)
+        for role in wanted:
+            self._check_block(role, size)
         batches = []
         for micro in range(accumulation):
             first = step * size + (micro * world + rank) * share
             collated = {
                 role: self.adapter.collate([self.example(role, first + i, seed) for i in range(share)])
-                for role in (self if roles is None else roles)
+                for role in wanted
             }
             batches.append(RoleBatch(collated, self.adapter))
         return batches
+
+    def _check_block(self, role: str, size: int) -> None:
+        """Whether batches of ``size`` rows are what the role's selection has an order for."""
+        chosen = self.selections.get(self.source(role))
+        if chosen is not None and chosen.order is not None and size % chosen.order.block:
+            raise ValueError(
+                f"The rows of {role!r} are ordered for batches of {chosen.order.block}, and not of {size}; "
+                "choose a multiple of it."
+            )
 
     def batches(self, size: int, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[RoleBatch]:
         """An endless iterator over steps, one batch a step on this process."""

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from palimpsest.combine import Combine, Sum
+from palimpsest.layer import StepsItself
 from palimpsest.mask import Mask, Masked
 from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate
 from palimpsest.reference import Reference, SlowAverage
@@ -265,8 +266,14 @@ class Step:
             torch._foreach_mul_(gradients, limit / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ does
         return norm
 
-    def after(self, optimizer: torch.optim.Optimizer) -> None:
-        """After the optimizer's step: frozen entries back in place, averages moved."""
+    def after(self, optimizer: torch.optim.Optimizer, pace: float = 1.0) -> None:
+        """After the optimizer's step: layers that move themselves, frozen entries back in place, averages moved.
+
+        ``pace`` is the share of the stage's learning rate at which the optimizer's step was taken.
+        """
+        for module in self.bare.modules():
+            if isinstance(module, StepsItself):
+                module.apply_update(pace)
         if self.masked is not None:
             self.masked.after_step(optimizer)
         for companion in (self.reference, self.teacher):

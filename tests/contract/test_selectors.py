@@ -17,7 +17,7 @@ NAMES = sorted(names.names("selectors"))
 TEXT = "the cat sat on a mat and looked at some birds far away in old trees near water"
 
 
-def rows(number: int = 12):
+def rows(number: int = 20):
     """Rows with the columns of all kinds of models, and no two alike."""
     words, found = TEXT.split(), []
     for i in range(number):
@@ -42,8 +42,14 @@ def selector(request):
     return names.build(request.param, "selectors")
 
 
+def handed_out(selection: Selection) -> torch.Tensor:
+    """The chosen rows in the order of one round."""
+    return selection.index[selection.places(torch.Generator().manual_seed(0))]
+
+
 def same(first: Selection, second: Selection) -> bool:
-    return all(torch.equal(getattr(first, f.name), getattr(second, f.name)) for f in dataclasses.fields(Selection))
+    pairs = [(first.index, second.index), (first.weight, second.weight), (first.score, second.score)]
+    return all(torch.equal(a, b) for a, b in [*pairs, (handed_out(first), handed_out(second))])
 
 
 def test_chooses_existing_rows_and_scores_all(selector):
@@ -53,6 +59,9 @@ def test_chooses_existing_rows_and_scores_all(selector):
     assert selection.index.dtype == torch.int64
     assert int(selection.index.min()) >= 0 and int(selection.index.max()) < len(data)
     assert selection.score.shape == (len(data),)
+    round_ = handed_out(selection).tolist()
+    assert len(round_) == selection.length and len(set(round_)) == len(round_)
+    assert selection.order is None or selection.length % selection.order.block == 0
 
 
 def test_the_same_rows_give_the_same_selection(selector):

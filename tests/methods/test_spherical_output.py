@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from palimpsest.adapters.classifier import Classifier
+from palimpsest.hf import fit_with_trainer
 from palimpsest.layers import spherical_output
 from palimpsest.layers.spherical_output import FactoredOutput, SphericalOutput
 from palimpsest.loop import Training, fit
@@ -22,6 +23,8 @@ from palimpsest.objectives.spherical_z import (
     taylor_softmax_loss,
     z_loss,
 )
+from palimpsest.schedules.linear import Linear
+from palimpsest.schedules.ramp import Ramp
 from palimpsest.views import Moments
 from palimpsest.zoo.classifiers import digits_mlp
 from palimpsest.zoo.models import tiny_llama
@@ -167,7 +170,11 @@ def test_the_backward_passes_of_a_window_make_one_step():
     assert int(apart.updates) == 1
 
 
-def test_in_the_library_s_loop_it_is_descent_on_the_dense_layer():
+@pytest.mark.parametrize(
+    "train", [{}, {"schedule": Ramp(1, 0), "warmup": 0.2}, {"schedule": Linear(warmup=0.2)}], ids=str
+)
+@pytest.mark.parametrize("loop", [fit, fit_with_trainer])
+def test_in_the_library_s_loops_it_is_descent_on_the_dense_layer(loop, train):
     """Whole batches: the body by SGD without momentum, the output layer by its own steps of the same rate."""
     models = [digits_mlp(), digits_mlp()]
     SphericalOutput(learning_rate=0.05, period=3).install(models[0])
@@ -177,7 +184,7 @@ def test_in_the_library_s_loop_it_is_descent_on_the_dense_layer():
         return torch.optim.SGD([p for g in groups for p in g["params"]], lr=lr)
 
     for model in models:
-        fit(model, roles, objective, Training(steps=30, batch=8, lr=0.05, optimizer=plain, clip=None), seed=0)
+        loop(model, roles, objective, Training(steps=30, batch=8, lr=0.05, optimizer=plain, clip=None, **train), seed=0)
     SphericalOutput().merge(models[0])
     for found, expected in zip(models[0].parameters(), models[1].parameters()):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

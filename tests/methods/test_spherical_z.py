@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from palimpsest.objectives.spherical_z import (
     SphericalZ,
@@ -164,10 +163,3 @@ def test_slope_must_be_positive(fields):
 def test_epsilon_must_be_positive():
     with pytest.raises(ValueError, match="epsilon must be above 0"):
         SphericalZ(epsilon=0.0)
-
-
-def test_a_model_without_the_factored_layer_has_no_step_to_make():
-    model = nn.Linear(2, 3)
-    before = model.weight.detach().clone()
-    SphericalZ().after_step(model, None)
-    assert torch.equal(model.weight, before)

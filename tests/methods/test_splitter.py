@@ -92,6 +92,29 @@ def test_a_basis_has_the_type_of_the_gradient(dtype):
     torch.testing.assert_close(split.chosen.double(), exact.chosen, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (24, 24)], ids=str)
+def test_leading_directions_in_single_precision_are_nearer_the_true_ones_than_a_decomposition(shape):
+    """Singular values that fall by four orders of magnitude."""
+    gradient = matrix(shape) @ torch.diag(torch.logspace(0, -4, shape[1], dtype=DOUBLE))
+    size = min(shape) // 2
+    exact = Leading.refresh(gradient, size, draw())
+    found = Leading.refresh(gradient.float(), size, draw())
+    left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
+    rows = (right if exact.dim else left.T)[:size].double()
+
+    def apart(chosen):  # the distance between the two subspaces
+        own, true = (x if exact.dim else x.T for x in (chosen, exact.chosen))
+        return float((own.T @ own - true.T @ true).norm())
+
+    assert apart(found.chosen.double()) < min(1e-6, apart(rows if exact.dim else rows.T))
+    torch.testing.assert_close(found.chosen.double(), exact.chosen, rtol=0, atol=1e-6)
+
+
+def test_a_gradient_of_zero_has_a_basis_too():
+    chosen = Leading.refresh(torch.zeros(6, 4), 2, draw()).chosen
+    torch.testing.assert_close(chosen @ chosen.T, torch.eye(2))
+
+
 @every
 def test_choices_depend_on_the_place_alone(kind):
     gradient = matrix((40, 30))

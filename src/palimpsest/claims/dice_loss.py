@@ -26,7 +26,7 @@ PAPER = Paper(
         "tasks where negative examples far outnumber positive ones."
     ),
 )
-PARTS: tuple[str, ...] = ("objectives.dice",)
+PARTS: tuple[str, ...] = ("objectives.dice", "objectives.tversky")
 
 SPLITS: Mapping[Budget, int] = {"cpu": 3, "gpu": 10}
 """Data sets a seed."""

@@ -16,13 +16,15 @@ Paper: Efficient Exact Gradient Update for training Deep Networks with Very Larg
     arXiv 1412.7091, the engine of The Z-loss (de Brebisson and Vincent, 2016), arXiv 1604.08859.
 Code: pascal20100/factored_output_layer (TFactoredSphericalLayer.h).
 Tags: learn, architecture, kernel, classifier.
-Needs: the objective ``spherical_z``, which asks for A, s and q only and makes the layer's step after the optimizer's.
+Needs: the objective ``spherical_z``, which asks for A, s and q only. In a loop of your own, ``apply_update`` of the
+    layer after each ``backward``.
 Differs: the gradient is divided as any loss here is, while the released layer sums over the batch; its weight decay
     forgets Q and w, ours does not. All but V is kept in float64, where the released layer has one precision for all.
     Repairs do not wait for ``period`` when U becomes strained: with few classes, single steps shrink it tenfold, and
     within 50 of them V's rounding in float32 would ruin W. The bias is a column of W that meets a 1 (there 0.001).
-    The step has the layer's own ``learning_rate``: no optimizer, schedule, clipping or combination of gradients reaches
-    W, since Adam or momentum would need numbers for every class. Several processes are refused.
+    The step has the layer's own ``learning_rate``, which follows the warm-up and the schedule of the stage: no
+    optimizer, clipping or combination of gradients reaches W, since Adam or momentum would need numbers for every
+    class. Several processes are refused.
 See: ``spherical_z``, which works on ordinary output layers too.
 """
 
@@ -37,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from palimpsest.layer import StepsItself
 from palimpsest.layers._replace import installed, linear_of, output_layer, replace
 from palimpsest.views import Moments
 
@@ -61,7 +64,7 @@ class _Gradient(NamedTuple):
     square: Tensor  # [m], dL / dq
 
 
-class FactoredOutput(nn.Module):
+class FactoredOutput(StepsItself):
     """Scores of D classes from h [B, in], with W [D, in] kept in factors; ``weight`` and ``bias`` are its start.
 
     In eval mode it gives the logits [B, D].  In train mode it gives ``FactoredScores``; after ``backward``,
@@ -124,8 +127,8 @@ class FactoredOutput(nn.Module):
         return Moments(target, mean, square / classes - mean.square(), classes)
 
     @torch.no_grad()
-    def apply_update(self) -> None:
-        """One step of gradient descent on W; nothing where no backward pass was made since the last."""
+    def apply_update(self, pace: float = 1.0) -> None:
+        """One step of gradient descent on W, of ``pace`` times the rate, for all backward passes since the last."""
         if not self._pending:
             return
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -133,9 +136,10 @@ class FactoredOutput(nn.Module):
             raise ValueError("The factored output layer steps on one process's gradient only; train on one process.")
         batch = _Gradient(*(torch.cat(parts) for parts in zip(*self._pending)))
         self._pending.clear()
-        self._step(batch)
+        rate = pace * self.learning_rate
+        self._step(batch, rate)
         if self.weight_decay:
-            keep = 1 - self.learning_rate * self.weight_decay
+            keep = 1 - rate * self.weight_decay
             for tensor, scale in (
                 (self.factor, keep),
                 (self.inverse, 1 / keep),
@@ -151,9 +155,9 @@ class FactoredOutput(nn.Module):
         elif done % self.period == 0 or self._strained():
             self.stabilize()
 
-    def _step(self, g: _Gradient) -> None:
+    def _step(self, g: _Gradient, rate: float) -> None:
         """W <- W - rate * (dL / dW), in the factors.  The order matters: only U^-1 is already the new one for V."""
-        rate, h = self.learning_rate, g.hidden
+        h = g.hidden
         scale = 2 * rate * g.square  # [m]
         shrunk = (h @ self.factor.T) * scale.unsqueeze(1)  # [m, d]
         backward = 2 * g.square.unsqueeze(1) * g.image + g.rest  # dL / dh [m, d]

@@ -19,7 +19,8 @@ Differs: alpha is 0.01 as in the released scripts; the paper's displayed alpha o
     negatives fewer than asked for, and counts masked rows in the mean; here the granularity is named, the hardest
     negatives are counted right (of each class, in proportion to its own positives), and what is masked does not count.
     A one-logit head is a head of two classes with ``positive=1``.
-See: ``cross_entropy``; a decision threshold tuned on held-out data, which gives most of the gain as well.
+See: ``tversky`` (prices for false alarms and misses), ``cross_entropy``; a decision threshold tuned on held-out data,
+    which gives most of the gain as well.
 """
 
 from __future__ import annotations

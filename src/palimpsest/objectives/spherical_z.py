@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palimpsest.layers.spherical_output import FactoredOutput
 from palimpsest.objective import Objective
 from palimpsest.views import LabelView, Moments, TokenView, Unit
 
@@ -127,12 +126,6 @@ class SphericalZ(Objective):
         if isinstance(view, LabelView):
             return losses
         return losses.new_zeros(view.mask.shape).masked_scatter(view.mask, losses)
-
-    def after_step(self, model: nn.Module, state: nn.Module | None) -> None:
-        """The step of a factored output layer, whose weights no optimizer sees."""
-        for module in model.modules():
-            if isinstance(module, FactoredOutput):
-                module.apply_update()
 
 
 METHOD = SphericalZ

@@ -132,13 +132,26 @@ class Leading(Subspace):
 
     @classmethod
     def refresh(cls, gradient: Tensor, size: int, generator: torch.Generator) -> Self:
-        exact = gradient if gradient.dtype in (torch.float32, torch.float64) else gradient.float()
-        left, _, right = torch.linalg.svd(exact, full_matrices=False)
-        rows = right if gradient.shape[0] >= gradient.shape[1] else left.T
-        rows = rows[:size]  # [r, smaller side]
+        smaller = gradient.T if gradient.shape[0] >= gradient.shape[1] else gradient  # [smaller side, larger]
+        rows = leading_rows(smaller, size)
         largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
         rows = torch.where(largest < 0, -rows, rows).to(gradient.dtype)
         return cls((rows if gradient.shape[0] >= gradient.shape[1] else rows.T).contiguous(), gradient.shape)
+
+
+def leading_rows(matrix: Tensor, size: int) -> Tensor:
+    """The ``size`` leading left singular vectors of a matrix [m, n], m <= n, as rows [r, m].
+
+    Of a matrix in single precision they are the eigenvectors of its product with itself in double: closer to the true
+    ones than a decomposition in single precision, in half of the time or less.
+    """
+    if matrix.dtype == torch.float64 or matrix.device.type == "mps":  # which has no double precision
+        exact = matrix if matrix.dtype == torch.float64 else matrix.float()
+        left: Tensor = torch.linalg.svd(exact, full_matrices=False).U
+        return left.T[:size]
+    wide = matrix.double()
+    vectors: Tensor = torch.linalg.eigh(wide @ wide.T).eigenvectors  # from the smallest value to the largest
+    return vectors.T.flip(0)[:size]
 
 
 class RandomBasis(Subspace):
