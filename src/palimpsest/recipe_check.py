@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from palimpsest.objective import WEIGHTS, Total
+from palimpsest.procedure import takes
 from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
@@ -39,7 +40,7 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             " --allow-imports; add that flag if you trust the recipe."
         )
     _check_name(recipe.name, "name")
-    check_roles(recipe)
+    check_roles(recipe, allow_imports=allow_imports)
     for i, stage in enumerate(recipe.stages):
         _check_stage(stage, f"stages.{i}", recipe, allow_imports)
     for label, stages in recipe.variants.items():
@@ -165,10 +166,10 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
     procedure = compile_part(stage.procedure, "procedures", f"{place}.procedure", allow_imports=allow_imports)
     if procedure is None:
         return
-    if not dataclasses.is_dataclass(procedure):
+    if not (dataclasses.is_dataclass(procedure) and takes(procedure, "training")):
         raise RecipeError(
             f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
-            " starts) or is called from Python."
+            " starts), rewrites rows (write {rewrite: …, of: role}) or is called from Python."
         )
     own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers, "watch": stage.watch}
     for key in (k for k, v in own.items() if v is not None):
