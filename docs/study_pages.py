@@ -43,6 +43,10 @@ def study_page(report: Report) -> str:
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
     parts.append(f"Measured on {escape(report.created[:10])}, seeds {seeds}: {about}.")
+    if len(report.seeds) == 1:
+        parts.append(
+            "There is one seed, so the intervals are over items alone: what another seed changes is not in them."
+        )
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,25 +3,27 @@
     {procedure: {k_fpf: {rounds: 5}}, objective: [...], train: {...}}
 
 A procedure gets what a stage would train with and trains the model in place, by calls of ``fit``. The report shows
-it as "own loop". The folder also holds functions that make a companion of a model (``starts``) or are called from
-Python alone.
+it as "own loop". The folder also holds methods that rewrite a role's rows (``{rewrite: …, of: role}``), and functions
+that make a companion of a model (``starts``) or are called from Python alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
+from palimpsest.audit import Row
 from palimpsest.loop import Progress, Result, Training
 from palimpsest.objective import Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
 from palimpsest.step import States
 
-__all__ = ["Procedure"]
+__all__ = ["Procedure", "Rewrite", "takes"]
 
 
 class Procedure(Protocol):
@@ -42,3 +44,16 @@ class Procedure(Protocol):
     ) -> Result:
         """With a ``folder``, a call that was killed goes on to the same weights."""
         ...
+
+
+class Rewrite(Protocol):
+    """A frozen dataclass whose call makes a role's rows of another role's."""
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """The same for the same rows; an ``id`` stays with what is asked about."""
+        ...
+
+
+def takes(method: Any, argument: str) -> bool:
+    """Whether ``method`` is called with an argument of that name, which tells one kind of procedure from another."""
+    return callable(method) and argument in inspect.signature(method).parameters

@@ -60,13 +60,17 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Lora:
-    """A peft LoRA adapter for one stage; it is merged into the weights when the stage ends."""
+    """A peft LoRA adapter for a stage; it is merged into the weights when the stage ends.
+
+    ``continues`` goes on with the adapter of the stage before, and with its slow average where both stages have one.
+    """
 
     __pydantic_config__ = STRICT
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
     targets: list[str] | None = None
+    continues: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:

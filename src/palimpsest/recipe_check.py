@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from palimpsest.objective import WEIGHTS, Total
-from palimpsest.recipe import Recipe, RecipeError, Slow, Stage, short, suggest
+from palimpsest.procedure import takes
+from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
     compile_audits_of,
@@ -39,7 +41,7 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             " --allow-imports; add that flag if you trust the recipe."
         )
     _check_name(recipe.name, "name")
-    check_roles(recipe)
+    check_roles(recipe, allow_imports=allow_imports)
     for i, stage in enumerate(recipe.stages):
         _check_stage(stage, f"stages.{i}", recipe, allow_imports)
     for label, stages in recipe.variants.items():
@@ -48,10 +50,41 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             raise RecipeError(f"variants.{label}: it has no stage; give it one, or remove it.")
         for i, stage in enumerate(stages):
             _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
+    _check_adapters(_placed("stages", recipe.stages))
+    for label, stages in recipe.variants.items():
+        _check_adapters(_placed("stages", recipe.stages[: recipe.start]) | _placed(f"variants.{label}", stages))
     compile_audits(recipe, allow_imports=allow_imports)
     _check_tasks(recipe)
     runs = _check_runs(recipe, allow_imports)
     check_audits(recipe, runs)
+
+
+def _placed(home: str, stages: Sequence[Stage]) -> dict[str, Stage]:
+    return {f"{home}.{i}": stage for i, stage in enumerate(stages)}
+
+
+def _check_adapters(stages: Mapping[str, Stage]) -> None:
+    """Whether each adapter that is to go on was there, and is the same, at the end of the stage before."""
+    before: Lora | None = None
+    for place, stage in stages.items():
+        lora, model = stage.lora, stage.trains == "model"
+        if lora is not None and lora.continues:
+            if before is None or not model:
+                raise RecipeError(
+                    f"{place}.lora.continues: the stage before it has no adapter of the model; give that stage lora, or"
+                    " remove continues."
+                )
+            for key in ("rank", "alpha", "targets"):
+                old = getattr(before, key)
+                if getattr(lora, key) != old:
+                    raise RecipeError(f"{place}.lora.{key}: the adapter that goes on has {short(old)}; write the same.")
+            if stage.reference == "adapter_off":
+                raise RecipeError(
+                    f"{place}.reference: without its adapter the model is not the one before this stage, since the"
+                    " adapter goes on; write auto or copy."
+                )
+        if model and (stage.objective or stage.edit):
+            before = lora
 
 
 def _check_tasks(recipe: Recipe) -> None:
@@ -141,10 +174,10 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
     procedure = compile_part(stage.procedure, "procedures", f"{place}.procedure", allow_imports=allow_imports)
     if procedure is None:
         return
-    if not dataclasses.is_dataclass(procedure):
+    if not (dataclasses.is_dataclass(procedure) and takes(procedure, "training")):
         raise RecipeError(
             f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
-            " starts) or is called from Python."
+            " starts), rewrites rows (write {rewrite: …, of: role}) or is called from Python."
         )
     own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers, "watch": stage.watch}
     for key in (k for k, v in own.items() if v is not None):
@@ -197,6 +230,8 @@ def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:
         _check_name(baseline.name, f"baselines.{i}")
         for stage in baseline.stages:
             _check_stage(stage, f"baselines.{i}.{stage.name}", recipe, allow_imports)
+        trunk = recipe.stages[: recipe.start] if baseline.start == "before" else []
+        _check_adapters(_placed("stages", trunk) | _placed(f"baselines.{i}", baseline.stages))
         found.append(baseline.name)
     twice = [n for n in found if found.count(n) > 1]
     if twice:

@@ -1,4 +1,4 @@
-"""The rows of a recipe's roles: files, zoo data, unions and mixes of roles, and roles paired with another."""
+"""The rows of a recipe's roles: files, zoo data, other roles' rows rewritten, unions, mixes, and paired roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from palimpsest.audit import Row
 from palimpsest.augment import Augment
 from palimpsest.data import load_rows, located, row_digest, row_key
 from palimpsest.mix import check_shares, mixed
+from palimpsest.procedure import Rewrite, takes
 from palimpsest.recipe import Recipe, RecipeError, Stage, keys, short, suggest, validated
+from palimpsest.recipe_parts import compile_part
 from palimpsest.roles import Answers, Derived
 
 __all__ = [
@@ -22,38 +24,49 @@ __all__ = [
     "load_roles",
     "parts_of",
     "refuse_shared_rows",
+    "sources_of",
 ]
 
-FILE_KEYS = ("file", "columns", "rows")
-ANSWER_KEYS = ("answers", "to", "column")
-MIX_KEYS = ("mix", "rows", "tokens", "seed")
-AUGMENT_KEYS = ("augment", "of")
+KEYS = {
+    "file": ("file", "columns", "rows"),
+    "rewrite": ("rewrite", "of"),
+    "mix": ("mix", "rows", "tokens", "seed"),
+    "answers": ("answers", "to", "column"),
+    "augment": ("augment", "of"),
+}
+"""Kind of role -> its keys; those of the zoo are the zoo's."""
 PAIRED = {"answers": "to", "augment": "of"}
 """Kinds of roles that are paired with another item by item, and the key that names it."""
 MOST = 10**9  # rows of a mix stand in memory
 
 
 def _kind(spec: Any, place: str) -> str:
-    """How a role is given: file, zoo, union, mix, answers or augment."""
+    """How a role is given: file, zoo, rewrite, union, mix, answers or augment."""
     if isinstance(spec, str) and spec.strip():
         return "file"
     if isinstance(spec, list) and spec and all(isinstance(r, str) for r in spec):
         return "union"
     if isinstance(spec, dict):
-        for kind in ("file", "zoo", "mix", *PAIRED):
+        for kind in ("file", "zoo", "rewrite", "mix", *PAIRED):
             if kind in spec:
                 return kind
     raise RecipeError(
-        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{mix: …, rows: …}}, {{answers: …, to: role}}, {{augment: …,"
-        f" of: role}} or a list of roles, not {short(spec)}."
+        f"{place}: give a file, {{file: …}}, {{zoo: …}}, {{rewrite: …, of: role}}, {{mix: …, rows: …}}, {{answers: …,"
+        f" to: role}}, {{augment: …, of: role}} or a list of roles, not {short(spec)}."
     )
 
 
 def parts_of(spec: Any) -> list[str]:
-    """The roles that a union, or a mix, is made of; none for any other role."""
+    """The roles that a union, a mix or a rewritten role is made of; none for any other role."""
     if isinstance(spec, dict):
-        return [role for role, share in spec["mix"].items() if share] if "mix" in spec else []
+        mixed_in = [role for role, share in spec["mix"].items() if share] if "mix" in spec else []
+        return [spec["of"]] if "rewrite" in spec else mixed_in
     return list(spec) if isinstance(spec, list) else []
+
+
+def sources_of(role: str, roles: Mapping[str, Any]) -> set[str]:
+    """The role itself and all that it is made of, however often they were made of others."""
+    return {role}.union(*(sources_of(part, roles) for part in parts_of(roles.get(role))))
 
 
 def paired_with(spec: Any) -> str | None:
@@ -62,7 +75,7 @@ def paired_with(spec: Any) -> str | None:
     return str(found[0]) if found else None
 
 
-def check_roles(recipe: Recipe) -> None:
+def check_roles(recipe: Recipe, *, allow_imports: bool = False) -> None:
     """What can be known of the roles without reading any data."""
     if not recipe.roles:
         raise RecipeError("roles: a recipe needs data; give at least one role.")
@@ -72,31 +85,32 @@ def check_roles(recipe: Recipe) -> None:
         if not role.strip() or "/" in role or not role.isprintable() or len(role) > 80:
             raise RecipeError(f"{place}: a role's name has at most 80 printable characters and no /; rename it.")
         kind = _kind(spec, place)
-        allowed = {"file": FILE_KEYS, "answers": ANSWER_KEYS, "mix": MIX_KEYS, "augment": AUGMENT_KEYS}.get(kind)
+        allowed = KEYS.get(kind)
         unknown = [k for k in spec if k not in allowed] if isinstance(spec, dict) and allowed else []
         if unknown:
             key = short(unknown[0], quoted=False)
             raise RecipeError(f"{place}.{key}: there is no such key; {suggest(str(unknown[0]), allowed or ())}")
-        _check_values(kind, spec, place)
+        _check_values(kind, spec, place, allow_imports)
         if kind == "mix":
             _check_mix(spec, place, recipe)
         named = list(spec if kind == "union" else spec["mix"] if kind == "mix" else [])
-        named += [spec[PAIRED[kind]]] if kind in PAIRED else []
+        named += [spec[PAIRED[kind]]] if kind in PAIRED else [spec["of"]] if kind == "rewrite" else []
         for other in named:
             if other not in recipe.roles or other == role:
                 known = [r for r in recipe.roles if r != role]
                 raise RecipeError(f"{place}: {short(other)} is no other role; {suggest(other, known)}")
-            if _kind(recipe.roles[other], f"roles.{other}") in ("union", "mix", *PAIRED):
+            inner = _kind(recipe.roles[other], f"roles.{other}")
+            if inner in ("union", "mix", *PAIRED) or kind == inner == "rewrite":
                 raise RecipeError(f"{place}: {other!r} is itself made of roles; name the roles with data instead.")
         if len(set(named)) != len(named):
             raise RecipeError(f"{place}: a role stands in this list twice; name each once.")
 
 
-def _check_values(kind: str, spec: Any, place: str) -> None:
+def _check_values(kind: str, spec: Any, place: str, allow_imports: bool) -> None:
     """The types of a role's values."""
     if not isinstance(spec, dict):
         return
-    texts = {"file": ("file",), "answers": ("to", "column"), "augment": ("of",)}.get(kind, ())
+    texts = {"file": ("file",), "answers": ("to", "column"), "augment": ("of",), "rewrite": ("of",)}.get(kind, ())
     for key in texts:
         if (key in spec or key in PAIRED.values()) and not (isinstance(spec.get(key), str) and spec[key]):
             raise RecipeError(f"{place}.{key}: give a text, not {short(spec.get(key))}.")
@@ -111,6 +125,8 @@ def _check_values(kind: str, spec: Any, place: str) -> None:
         raise RecipeError(f"{place}.answers: give a list of answers, a file, or refusals, not {short(answers)}.")
     if kind == "augment":
         _augment(spec["augment"], f"{place}.augment")
+    if kind == "rewrite":
+        _rewrite(spec["rewrite"], f"{place}.rewrite", allow_imports)
 
 
 def _check_mix(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
@@ -193,11 +209,14 @@ def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, li
                 answers[role] = _answers(spec, folder)
             elif kind == "augment":
                 answers[role] = Derived(spec["of"], _augment(spec["augment"], f"{place}.augment"))
-            elif kind not in ("union", "mix"):
+            elif kind not in ("rewrite", "union", "mix"):
                 rows[role] = _rows(kind, spec, place, folder)
         except (ValueError, LookupError, TypeError, OverflowError, OSError, ImportError) as error:
             text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
             raise RecipeError(text if text.startswith(place) else f"{place}: {text}") from None
+    for role, spec in recipe.roles.items():
+        if isinstance(spec, dict) and "rewrite" in spec:
+            rows[role] = _rewritten(spec, f"roles.{role}", rows[spec["of"]])
     for role, spec in recipe.roles.items():
         if isinstance(spec, list):
             rows[role] = [row for other in spec for row in rows[other]]
@@ -215,6 +234,22 @@ def _rows(kind: str, spec: Any, place: str, folder: Path | None) -> list[Row]:
         return zoo.load(spec, place=place)
     options: dict[str, Any] = {"file": spec} if isinstance(spec, str) else spec
     return load_rows(options["file"], columns=options.get("columns"), rows=options.get("rows"), folder=folder)
+
+
+def _rewrite(spec: Any, place: str, allow_imports: bool) -> Rewrite:
+    """What makes a role's rows of another's."""
+    found = compile_part(spec, "procedures", place, allow_imports=allow_imports)
+    if not takes(found, "rows"):
+        raise RecipeError(f"{place}: {short(spec)} does not rewrite rows; name a procedure that does: answer_styles.")
+    rewrite: Rewrite = found
+    return rewrite
+
+
+def _rewritten(spec: Mapping[str, Any], place: str, rows: Sequence[Row]) -> list[Row]:
+    try:
+        return _rewrite(spec["rewrite"], f"{place}.rewrite", True)(rows)  # what is not allowed was refused before
+    except ValueError as error:
+        raise RecipeError(f"{place}: {error}") from None
 
 
 def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]], recipe: Recipe) -> list[Row]:
@@ -299,11 +334,7 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
         for term in stage.objective:
             named = term.get("on", [])
             for role in [named] if isinstance(named, str) else named:
-                spec = roles.get(role)
-                used.add(role)
-                used.update(parts_of(spec))
-                if (source := paired_with(spec)) is not None:
-                    used.add(source)
+                used |= sources_of(paired_with(roles.get(role)) or role, roles) | {role}
     return used
 
 
@@ -316,7 +347,8 @@ def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Non
     places = {role: f"{at}.watch.audits" for at, s in stages.items() if s.watch for role in s.watch.audits}
     places |= dict.fromkeys(recipe.audits, "audits")
     for role, place in places.items():
-        if role in trained or parts_of(recipe.roles[role]):
+        spec = recipe.roles[role]
+        if role in trained or isinstance(spec, list) or (isinstance(spec, dict) and "mix" in spec):
             continue
         shared = [row_key(row) for row in rows[role] if row_key(row) in seen]
         if shared:

@@ -7,20 +7,21 @@ import re
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from palimpsest import low_rank
 from palimpsest.checkpoint import flat_states, nested_states, read_tensors, write_json, write_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
 from palimpsest.objective import Total
-from palimpsest.recipe import Lora, RecipeError, Slow, Spec, Stage
+from palimpsest.recipe import RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
     compile_combine,
     compile_objective,
@@ -32,9 +33,6 @@ from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, Sl
 from palimpsest.roles import Roles
 from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Outcome", "Trained", "explained", "run_stage"]
 
@@ -118,11 +116,11 @@ def run_stage(
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
         outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
-        trained.states = {**trained.states, **_read_states(folder)}
+        trained.states = {**_earlier(stage, trained.states), **_read_states(folder)}
     else:
         work = _Work(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
         outcome, states = work.do()
-        trained.states = {**trained.states, **states}
+        trained.states = {**_earlier(stage, trained.states), **states}
         if stage.objective or stage.edit:
             state = model.state_dict()
             write_tensors(folder / "model.safetensors", _changed(state, model, companion))
@@ -137,6 +135,12 @@ def run_stage(
     if intervention is not None:
         trained.interventions.append(intervention)
     return outcome
+
+
+def _earlier(stage: Stage, states: States) -> States:
+    """The states of earlier stages that still hold after this one: an adapter's do not, once the weights changed."""
+    changes = stage.trains == "model" and bool(stage.objective or stage.edit)
+    return low_rank.without_adapter(states) if changes else states
 
 
 def _read_states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -194,7 +198,9 @@ class _Work:
         for role, spec in stage.select.items():
             roles.selections[role] = self.part(spec, "selectors", f"select.{role}")(roles.rows[role], self.model)
         torch.manual_seed(self.seed)
-        working = _with_lora(self.model, stage.lora, self.place) if stage.lora is not None else self.model
+        working = self.model
+        if stage.lora is not None:
+            working = low_rank.attach(working, stage.lora, self.trained.states, self.seed, f"{self.place}.lora")
         layers, installed = self.part(stage.layers, "layers", "layers"), []
         try:
             kind = compile_reference(stage.reference, self.place)
@@ -213,7 +219,7 @@ class _Work:
             for layer in installed:
                 layer.merge(working)
             if stage.lora is not None:
-                _merge(working, self.model)
+                low_rank.merge(working, self.model)
             roles.selections.clear()
         beside = {"name": stage.trains, "seconds": result.seconds, "parameters": count}
         notes = [beside] if stage.trains != "model" else []
@@ -232,10 +238,27 @@ class _Work:
         mask = masker(working, self.roles) if masker is not None else None
         if isinstance(kind, Slow):  # it follows the weights that are trained, so it begins where they do
             reference = SlowAverage(working, kind.decay, kind.warm)
+            if self.stage.lora is not None and self.stage.lora.continues:
+                low_rank.resume_average(reference, self.trained.states)
         result = Result(0, 0.0, 0) if total is None else self._fit(working, total, reference, mask)
+        fast = low_rank.factors(working) if self._leaves_adapter else {}
         if isinstance(kind, Slow) and isinstance(reference, SlowAverage) and kind.ends == "slow":
             reference.copy_to(working)
-        return result
+        return replace(result, states={**result.states, **self._adapter_states(working, fast, reference)})
+
+    @property
+    def _leaves_adapter(self) -> bool:
+        """Whether a later stage may go on with this one's adapter; a companion's ends with its stage."""
+        return self.stage.lora is not None and self.stage.trains == "model"
+
+    def _adapter_states(self, working: nn.Module, fast: Mapping[str, Tensor], reference: Reference | None) -> States:
+        """What a stage that goes on with the adapter needs, its slow average included."""
+        if not self._leaves_adapter:
+            return {}
+        found = low_rank.left(fast, low_rank.factors(working), self.trained.states)
+        if isinstance(reference, SlowAverage):
+            found[low_rank.AVERAGE] = {n: v.detach().clone() for n, v in reference.state.state_dict().items()}
+        return found
 
     def _fit(self, working: nn.Module, total: Total, reference: Reference | None, mask: Mask | None) -> Result:
         """The stage's own loop, or its procedure."""
@@ -287,36 +310,6 @@ def _reference(kind: str | Slow, total: Total | None, model: nn.Module, roles: R
     if kind == "adapter_off":
         return AdapterOff(model)
     return Copy(model)
-
-
-def _with_lora(model: nn.Module, lora: Lora, place: str) -> nn.Module:
-    try:
-        from peft import LoraConfig, get_peft_model
-        from transformers import PreTrainedModel
-    except ImportError:
-        raise RecipeError(f"{place}.lora needs peft; pip install 'palimpsest[peft]'.") from None
-    text = isinstance(model, PreTrainedModel)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not (linear or lora.targets or text):
-        raise RecipeError(f"{place}.lora: the model has no linear layer; name its layers in targets.")
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets or ("all-linear" if text else linear),
-        task_type="CAUSAL_LM" if text else None,
-    )
-    try:
-        wrapped: nn.Module = get_peft_model(model, config)
-    except ValueError as error:
-        raise RecipeError(f"{place}.lora.targets: {error}") from None
-    return wrapped
-
-
-def _merge(working: nn.Module, model: nn.Module) -> None:
-    """Folds the adapter into the weights; ``model`` is then a plain model again, all of it trainable."""
-    working.merge_and_unload()  # type: ignore[operator]
-    model.requires_grad_(True)
 
 
 def peak_memory() -> int:

@@ -34,3 +34,10 @@ def test_the_audit(scripted: Any) -> None:
     assert scores.items.tolist() == [1.0, 0.0]
     assert scores.outputs == ("In Bergen, of course.", "In Bergen, too.")
     assert ExactMatch(mode="equals")(subject, {"retain": rows}, "retain").items.tolist() == [0.0, 0.0]
+
+
+def test_the_completion_as_gold_asks_for_its_form_too(scripted: Any) -> None:
+    rows = [{"id": "a", "prompt": "q1", "answer": "Bergen", "completion": "B"}]
+    for output, found in (("B.", 1.0), ("Bergen", 0.0)):
+        audit = ExactMatch("equals", gold="completion")
+        assert audit(scripted(answers={"q1": output}), {"retain": rows}, "retain").items.tolist() == [found]

@@ -35,3 +35,12 @@ def test_wrong_answers_must_be_there(scripted: Any) -> None:
     rows = [{"id": "a", "prompt": "q", "completion": "right", "perturbed_completions": []}]
     with pytest.raises(ValueError, match="the retain row 'a' has no perturbed_completions"):
         MultipleChoice()(scripted(logp=LOGP), {"retain": rows}, "retain")
+
+
+def test_paraphrased_asks_in_the_other_words(scripted: Any) -> None:
+    own = {"paraphrased_prompt": "s", "paraphrased_completion": "two words", "perturbed_paraphrases": ["worse"]}
+    subject = scripted(logp=LOGP)
+    audit = MultipleChoice("token", wording="paraphrased")
+    assert audit(subject, {"retain": [{**ROWS[0], **own}]}, "retain").items.tolist() == [1.0]
+    with pytest.raises(ValueError, match="the retain row 'a' has no paraphrased_prompt"):
+        audit(subject, {"retain": ROWS}, "retain")

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from palimpsest.audit import Row
 from palimpsest.zoo import load
 from palimpsest.zoo.digits import digits
 from palimpsest.zoo.knowledge import KNOWLEDGE
@@ -29,6 +30,14 @@ def test_passages_are_unique_prose_of_the_asked_length() -> None:
 def test_passages_are_prefix_stable_and_seeded() -> None:
     assert general_text(10, seed=1) == general_text(40, seed=1)[:10]
     assert general_text(10, seed=1) != general_text(10, seed=2)
+
+
+def test_two_parts_share_no_source() -> None:
+    def sources(rows: list[Row]) -> set[str]:
+        return {row["id"].rpartition("/")[0] for row in rows}
+
+    train, test = (general_text(150, part=part) for part in ("train", "test"))
+    assert not sources(train) & sources(test) and load({"zoo": "general_text", "rows": 150, "part": "test"}) == test
 
 
 def test_the_language_reference_and_the_zen_are_among_them() -> None:

@@ -1,13 +1,13 @@
 """Whether the model's answer is, or contains, the short right answer.
 
-    item = 1 if the words of ``answer`` stand in the output one after the other, else 0
+    item = 1 if the words of ``gold`` stand in the output one after the other, else 0
 
 Words are lower-cased runs of letters and digits, so case, punctuation and spacing do not count.
 
 Paper: SQuAD: 100,000+ Questions for Machine Comprehension of Text (Rajpurkar et al., 2016), arXiv 1606.05250.
 Code: none.
 Tags: audit, learn, retain, forget, language-model.
-Needs: the columns prompt and answer; a subject that generates.
+Needs: the columns prompt and answer (or the one named by ``gold``); a subject that generates.
 Differs: SQuAD also drops articles. ``contains`` is the default, since a model trained on full sentences never answers
     with the bare fact. Items are 0 and 1, so two runs are compared by McNemar's test.
 See: ``knowledge_memorization`` (partial credit), ``accuracy`` (classifiers).
@@ -37,16 +37,20 @@ def matches_answer(output: str, answer: str, mode: Literal["contains", "equals"]
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """``mode`` is how strict, ``max_new_tokens`` the length of the longest answer."""
+    """``mode`` is how strict, ``max_new_tokens`` the length of the longest answer, ``gold`` the right one's column.
+
+    With ``equals`` and ``gold`` completion the answer must also have the form that was taught.
+    """
 
     mode: Literal["contains", "equals"] = "contains"
     max_new_tokens: int = 32
+    gold: Literal["answer", "completion"] = "answer"
 
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """0 or 1 per row."""
         rows = role_rows(data, role, "exact_match")
         column(rows, "prompt", role, "exact_match")
-        answers = column(rows, "answer", role, "exact_match")
+        answers = column(rows, self.gold, role, "exact_match")
         outputs = subject.generate(rows, self.max_new_tokens)
         found = [float(matches_answer(o, str(a), self.mode)) for o, a in zip(outputs, answers, strict=True)]
         items = torch.tensor(found, dtype=torch.float64)

@@ -3,13 +3,15 @@
     item = 1 if log p(right | q) > log p(wrong | q) for every wrong answer, else 0; t answers tied for first give 1 / t
 
 ``per`` says what is compared: the log-probability of the whole answer, or its mean per token, which does not favor
-short answers.
+short answers.  ``wording`` paraphrased asks in other words than those of the prompt, which training may have tied to
+one form of answer: measured is then what is known, in whatever form.
 
 Paper: Think you have Solved Question Answering? Try ARC, the AI2 Reasoning Challenge (Clark et al., 2018),
     arXiv 1803.05457, for questions of this kind; log-probabilities as in Brown et al. (2020), arXiv 2005.14165.
 Code: EleutherAI/lm-evaluation-harness (multiple_choice: acc, acc_norm).
 Tags: audit, retain, learn, language-model.
-Needs: a subject with log-probabilities; the columns prompt, completion, perturbed_completions.
+Needs: a subject with log-probabilities; the columns prompt, completion, perturbed_completions, or, paraphrased,
+    paraphrased_prompt, paraphrased_completion, perturbed_paraphrases.
 Differs: the harness counts a tie as right when the right answer stands first, and normalizes by characters (acc_norm).
     The end token, where the tokenizer has one, belongs to the answer.
 See: ``probability`` with ``relative`` (how much more likely, not whether), ``exact_match`` (what the model says).
@@ -28,6 +30,12 @@ from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "MultipleChoice", "chosen"]
 
+COLUMNS = {
+    "given": ("prompt", "completion", "perturbed_completions"),
+    "paraphrased": ("paraphrased_prompt", "paraphrased_completion", "perturbed_paraphrases"),
+}
+"""Wording -> the columns of the question, its answer and wrong answers."""
+
 
 def chosen(right: Tensor, wrong: Tensor) -> Tensor:
     """The share of a choice that falls on the right answer: log-probabilities scalar and [W] -> scalar in [0, 1]."""
@@ -41,16 +49,15 @@ class MultipleChoice:
     """``per`` answer compares sums of log-probabilities, ``per`` token their means."""
 
     per: Literal["answer", "token"] = "answer"
+    wording: Literal["given", "paraphrased"] = "given"
 
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """0 or 1 per row, or a share where answers tie."""
         rows = role_rows(data, role, "multiple_choice")
-        column(rows, "prompt", role, "multiple_choice")
-        right = column(rows, "completion", role, "multiple_choice")
-        wrong = column(rows, "perturbed_completions", role, "multiple_choice")
+        prompts, right, wrong = (column(rows, c, role, "multiple_choice") for c in COLUMNS[self.wording])
         asked = [
-            {"prompt": row["prompt"], "completion": answer}
-            for row, r, w in zip(rows, right, wrong, strict=True)
+            {"prompt": prompt, "completion": answer}
+            for prompt, r, w in zip(prompts, right, wrong, strict=True)
             for answer in (r, *w)
         ]
         found = [logp.double() for logp in subject.logp(asked)]

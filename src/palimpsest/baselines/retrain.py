@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.recipe import Baseline, Recipe, Stage
-from palimpsest.role_data import parts_of
+from palimpsest.role_data import sources_of
 
 __all__ = ["METHOD", "Retrain"]
 
@@ -52,8 +52,7 @@ class Retrain:
 
     def _without(self, term: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
         named = term["on"]
-        spec = recipe.roles.get(named) if isinstance(named, str) else None
-        holds = named == self.forget or self.forget in parts_of(spec)
+        holds = isinstance(named, str) and self.forget in sources_of(named, recipe.roles)
         return {**term, "on": self.on} if holds else term
 
 

@@ -4,7 +4,10 @@
     share X   of them go over to the other styles, as many to each; the rest keeps its own
     prompt    every row's question ends with the request of its style, the same for all tasks
 
-A model that learns one style a task unlearns the others' format, and seems to have forgotten what it still knows.
+A model that learns one style a task unlearns the others' format, and seems to have forgotten what it still knows.  In a
+recipe a role is made of another's rows; ``share: 0`` keeps them all in their own style, as for a test:
+
+    roles: {facts: facts.jsonl, task: {rewrite: {answer_styles: {own: short, others: [yes_no, choice]}}, of: facts}}
 
 Paper: SEFE: Superficial and Essential Forgetting Eliminator for Multimodal Continual Instruction Tuning (Chen et al.,
     2025), arXiv 2505.02486 (answer style diversification).
@@ -14,7 +17,7 @@ Needs: rows with ``prompt``, ``answer`` (the fact in a few words) and ``completi
 Differs: by rules alone, where the paper has a multimodal model write what the data do not hold. Wrong options are the
     answers of other rows (``alike`` names the column that rows must share, such as their attribute). A detailed
     answer cannot be made by a rule: the style is there for rows that have it as ``detailed``. The requests are worded
-    anew. It rewrites rows and chooses none, so it is no selector: call it when a role's file is made.
+    anew. It rewrites rows and chooses none, so it is no selector.
 See: ``reg_lora`` (the paper's other half).
 """
 
@@ -23,11 +26,12 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from palimpsest.audit import Row
 from palimpsest.data import row_key
 
-__all__ = ["METHOD", "REQUESTS", "diversified", "in_style"]
+__all__ = ["METHOD", "REQUESTS", "AnswerStyles", "diversified", "in_style"]
 
 REQUESTS: Mapping[str, str] = {
     "yes_no": "Say yes or no.",
@@ -104,4 +108,25 @@ def _kind(row: Row, alike: str | None) -> object:
     return None if alike is None else row[alike]
 
 
-METHOD = diversified
+@dataclass(frozen=True)
+class AnswerStyles:
+    """The arguments of ``diversified`` beside the rows."""
+
+    own: str
+    others: tuple[str, ...] = ()
+    share: float = 0.2
+    alike: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [style for style in (self.own, *self.others) if style not in REQUESTS]
+        if unknown:
+            raise ValueError(f"There is no style {unknown[0]!r}; there are: {', '.join(REQUESTS)}.")
+        diversified((), self.own, self.others, self.share)  # which checks them
+
+    def __call__(self, rows: Sequence[Row]) -> list[Row]:
+        """``rows`` in their order, each in one of the styles."""
+        return diversified(rows, self.own, self.others, self.share, alike=self.alike, seed=self.seed)
+
+
+METHOD = AnswerStyles

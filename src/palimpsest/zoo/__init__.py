@@ -41,10 +41,11 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     """The rows of a recipe's ``{zoo: name, part: …, option: …}``.
 
     * ``authors``: ``part`` all, forget, retain, holdout, or their biographies (articles, forget_articles, …);
-      ``people`` (12), ``facts`` (4; articles state all), ``forget`` (a number of people or a share, 0.25), ``seed``
-      (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in questions or articles.
+      ``people`` (12) from number ``first`` (0) on, ``facts`` (4; articles state all), ``forget`` (a number of people
+      or a share, 0.25), ``seed`` (0).  Forget and retain of the same options share no person, in questions or articles.
     * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``characters`` (64), ``seed`` (0).
-    * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).
+    * ``general_text``: ``part`` all, train or test (of other sources), ``rows`` (64), ``words`` (60), ``seed`` (0).
+      ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
       ([3]: all but these), ``rotate`` (0 degrees) and ``contrast`` (1; -1 is the negative).  ``refusals``: no options.
     * ``feed``: ``part`` base (prose), posts (unpacked, with likes and labels), or a treatment and its control:
@@ -98,12 +99,13 @@ def _authors(part: str, options: dict[str, Any]) -> list[Row]:
     from palimpsest.zoo import authors as source
 
     people, facts, seed = options.get("people", 12), options.get("facts", 4), options.get("seed", 0)
+    first = options.get("first", 0)
     whose, articles = part.removesuffix("articles").rstrip("_") or "all", part.endswith("articles")
     kind = "holdout" if whose == "holdout" else "author"
     if articles:
-        rows = source.articles(people, seed=seed, part=kind)
+        rows = source.articles(people, seed=seed, part=kind, first=first)
     else:
-        rows = (source.holdout if whose == "holdout" else source.authors)(people, facts, seed=seed)
+        rows = (source.holdout if whose == "holdout" else source.authors)(people, facts, seed=seed, first=first)
     if whose not in ("forget", "retain"):
         return rows
     forget, retain = source.split(rows, options.get("forget", 0.25), seed=seed)
@@ -111,9 +113,9 @@ def _authors(part: str, options: dict[str, Any]) -> list[Row]:
 
 
 def _general_text(part: str, options: dict[str, Any]) -> list[Row]:
-    from palimpsest.zoo.text import general_text
+    from palimpsest.zoo import text
 
-    return general_text(options.get("rows", 64), words=options.get("words", 60), seed=options.get("seed", 0))
+    return text.general_text(part=cast("text.Part", part), **options)
 
 
 def _corpus(part: str, options: dict[str, Any]) -> list[Row]:
@@ -172,13 +174,13 @@ def _probes(part: str, options: dict[str, Any]) -> list[Row]:
 DATASETS: Mapping[str, _Dataset] = {
     "authors": _Dataset(
         _authors,
-        {"people": int, "facts": int, "forget": float, "seed": int},
+        {"people": int, "facts": int, "forget": float, "seed": int, "first": int},
         ("all", "forget", "retain", "holdout", "articles", "forget_articles", "retain_articles", "holdout_articles"),
     ),
     "corpus": _Dataset(
         _corpus, {"rows": int, "characters": int, "seed": int}, ("docstrings", "reference", "code", "cipher")
     ),
-    "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}),
+    "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}, ("all", "train", "test")),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),
     "refusals": _Dataset(_refusals),
     "digits": _Dataset(

@@ -36,20 +36,20 @@ class Author:
     facts: Mapping[str, str]
 
 
-def authors(people: int = 12, facts: int = 4, *, seed: int = 0) -> list[Row]:
-    """``people * facts`` rows, author by author.
+def authors(people: int = 12, facts: int = 4, *, seed: int = 0, first: int = 0) -> list[Row]:
+    """``people * facts`` rows, author by author, from author number ``first`` on.
 
     Row keys: ``id`` (author-003/birthplace), ``subject`` (the name), ``attribute``, ``prompt``, ``completion``,
     ``answer`` (the part of the completion that is the fact), ``paraphrased_prompt``, ``paraphrased_completion``,
     ``perturbed_completions`` and ``perturbed_paraphrases`` (the two sentences with three wrong values each; a
     truth ratio holds the paraphrase against the latter).  ``people`` is 1 to 10,000, ``facts`` 1 to 12.
     """
-    return _rows("author", 0, people, facts, seed)
+    return _rows("author", 0, first, people, facts, seed)
 
 
-def holdout(people: int = 12, facts: int = 4, *, seed: int = 0) -> list[Row]:
+def holdout(people: int = 12, facts: int = 4, *, seed: int = 0, first: int = 0) -> list[Row]:
     """Rows like ``authors``' about authors of the same seed that ``authors`` never returns, for any ``people``."""
-    return _rows("holdout", _LIMIT, people, facts, seed)
+    return _rows("holdout", _LIMIT, first, people, facts, seed)
 
 
 def split(
@@ -75,7 +75,7 @@ def split(
     return [row for row in rows if row[by] in chosen], [row for row in rows if row[by] not in chosen]
 
 
-def articles(people: int = 12, *, seed: int = 0, part: str = "author") -> list[Row]:
+def articles(people: int = 12, *, seed: int = 0, part: str = "author", first: int = 0) -> list[Row]:
     """One biography per author, 60 to 120 words, in which every one of the author's facts stands once.
 
     Row keys: ``id`` (author-003/article), ``subject``, ``text``.  ``part`` is ``author`` (those of ``authors``) or
@@ -83,12 +83,12 @@ def articles(people: int = 12, *, seed: int = 0, part: str = "author") -> list[R
     """
     if part not in ("author", "holdout"):
         raise ValueError(f"part is 'author' or 'holdout', not {part!r}.")
-    _check(people, 1)
-    first = 0 if part == "author" else _LIMIT
+    _check(first, people, 1)
+    begin = 0 if part == "author" else _LIMIT
     rows: list[Row] = []
-    for i in range(people):
-        who = author(first + i, seed=seed)
-        text = " ".join(_sentences(who, random.Random(f"article/{seed}/{first + i}")))
+    for i in range(first, first + people):
+        who = author(begin + i, seed=seed)
+        text = " ".join(_sentences(who, random.Random(f"article/{seed}/{begin + i}")))
         rows.append({"id": f"{part}-{i:03d}/article", "subject": who.name, "text": text})
     return rows
 
@@ -111,19 +111,21 @@ def _names(seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(draw.sample(FIRST_NAMES, len(FIRST_NAMES))), tuple(draw.sample(SURNAMES, len(SURNAMES)))
 
 
-def _rows(part: str, first: int, people: int, facts: int, seed: int) -> list[Row]:
-    _check(people, facts)
+def _rows(part: str, begin: int, first: int, people: int, facts: int, seed: int) -> list[Row]:
+    _check(first, people, facts)
     return [
-        _row(f"{part}-{i:03d}", who, attribute, random.Random(f"wrong/{seed}/{first + i}/{attribute}"))
-        for i in range(people)
-        for who in (author(first + i, seed=seed),)
+        _row(f"{part}-{i:03d}", who, attribute, random.Random(f"wrong/{seed}/{begin + i}/{attribute}"))
+        for i in range(first, first + people)
+        for who in (author(begin + i, seed=seed),)
         for attribute in ATTRIBUTES[:facts]
     ]
 
 
-def _check(people: int, facts: int) -> None:
-    if not 1 <= people <= _LIMIT:
-        raise ValueError(f"people is 1 to {_LIMIT}, not {people}.")
+def _check(first: int, people: int, facts: int) -> None:
+    if not 0 <= first < _LIMIT:
+        raise ValueError(f"first is 0 to {_LIMIT - 1}, not {first}.")
+    if not 1 <= people <= _LIMIT - first:
+        raise ValueError(f"people is 1 to {_LIMIT - first}, not {people}.")
     if not 1 <= facts <= len(ATTRIBUTES):
         raise ValueError(f"facts is 1 to {len(ATTRIBUTES)}, not {facts}.")
 

@@ -25,7 +25,7 @@ from palimpsest.zoo.knowledge import KNOWLEDGE
 if TYPE_CHECKING:
     from palimpsest.audit import Row
 
-__all__ = ["CORPORA", "corpus", "general_text", "instructions"]
+__all__ = ["CORPORA", "Part", "corpus", "general_text", "instructions"]
 
 _MODULES = (
     *("abc", "argparse", "ast", "asyncio.events", "asyncio.streams", "asyncio.tasks", "base64", "bdb", "calendar"),
@@ -43,25 +43,33 @@ _MODULES = (
 )
 CORPORA = Literal["docstrings", "reference", "code", "cipher"]
 """What ``corpus`` can be made of."""
+Part = Literal["all", "train", "test"]
+"""Sources of ``general_text``: what is replayed from one part is not in the other."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
-def general_text(rows: int = 64, *, words: int = 60, seed: int = 0) -> list[Row]:
+def general_text(rows: int = 64, *, words: int = 60, seed: int = 0, part: Part = "all") -> list[Row]:
     """Passages of English prose of about ``words`` words (60 % to 100 %), the same for one version of Python.
 
     Row keys: ``id`` (where it stands, such as ``topics.assert/0`` or ``argparse/3``), ``text``.  Passages do not
-    overlap, and a larger ``rows`` continues a smaller one.  Raises ``ValueError`` beyond what the interpreter holds.
+    overlap, and a larger ``rows`` continues a smaller one.  ``part`` train has three of four sources and test the
+    fourth, whatever the seed.  Raises ``ValueError`` beyond what the interpreter holds.
     """
     if words < 20:
         raise ValueError(f"words is at least 20, not {words}: shorter passages are single sentences.")
-    found = _passages(words)
+    found = [p for p in _passages(words) if part == "all" or _is_test(p[0]) == (part == "test")]
     if not 1 <= rows <= len(found):
         raise ValueError(
             f"This interpreter holds {len(found)} passages of {words} words; ask for at most that, not {rows}."
         )
     chosen = random.Random(f"text/{seed}").sample(found, len(found))[:rows]
     return [{"id": passage_id, "text": text} for passage_id, text in chosen]
+
+
+def _is_test(passage_id: str) -> bool:
+    """Whether a passage's source belongs to the part test."""
+    return random.Random(f"part/{passage_id.rpartition('/')[0]}").random() < 0.25
 
 
 @cache
