@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 __all__ = [
     "Checkpoint",
     "Unwritable",
+    "append_line",
     "flat_states",
     "flush",
     "latest",
@@ -84,6 +85,31 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically; a number that is not finite is an error here, not in the reader."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file; the beginning of one that a killed process has left at its end is written over."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(_end_of_lines(file))
+            file.seek(0, os.SEEK_END)
+            file.write(line.encode("utf-8") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Where the last whole line of a file ends; all of it is read only if the last line is not whole."""
+    size = file.seek(0, os.SEEK_END)
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            return file.read().rfind(b"\n") + 1
+    return size
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], constants: Mapping[str, Any] | None = None) -> None:

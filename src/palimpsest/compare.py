@@ -58,7 +58,7 @@ def _measured(folder: Path) -> dict[str, dict[int, list[Scores]]]:
     if not (folder / "report.json").exists():
         raise ValueError(f"{folder} holds no finished run; finish it with palimpsest run, or name another folder.")
     found: dict[str, dict[int, list[Scores]]] = {}
-    for file in sorted(folder.glob("seed-*/*/scores.json")):
+    for file in sorted(folder.glob("seed-*/*/scores.jsonl")):
         seed = int(file.parent.parent.name.removeprefix("seed-"))
         found.setdefault(file.parent.name, {})[seed] = read_scores(file)
     if "after" not in found or "before" not in found:

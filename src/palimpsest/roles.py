@@ -128,13 +128,20 @@ class Roles(Mapping[str, Sequence[Example]]):
                 known = sorted(self.rows)
                 raise ValueError(f"The role {role!r} is made from {paired.to!r}, which is no role; there are: {known}.")
         self._encoded: dict[str, list[Example]] = {}
+        self._known: dict[int, tuple[Row, Example]] = {}  # by the id() of a row that is held
         self._orders: dict[tuple[str, int, int, int, Order | None], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
         if role not in self._encoded:
             rows = self.rows[role]
-            self._encoded[role] = [self.adapter.encode(row, f"{role} row {i}") for i, row in enumerate(rows, 1)]
+            self._encoded[role] = [self._example_of(row, f"{role} row {i}") for i, row in enumerate(rows, 1)]
         return self._encoded[role]
+
+    def _example_of(self, row: Row, place: str) -> Example:
+        """Encoded once, in however many roles the row stands: each task of a stream has a role of all rows so far."""
+        if id(row) not in self._known:
+            self._known[id(row)] = row, self.adapter.encode(row, place)
+        return self._known[id(row)][1]
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self.rows, *self.answers))

@@ -5,7 +5,7 @@ read back, an unfinished stage goes on from its last checkpoint, audits that wer
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
-    run-folder/seed-0/<run>/scores.json          every audited item
+    run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
 """
 
@@ -33,7 +33,7 @@ from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
-from palimpsest.run_folder import claim, claim_data, read_scores, write_scores
+from palimpsest.run_folder import add_scores, claim, claim_data, read_scores
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
@@ -41,6 +41,8 @@ from palimpsest.step import States
 from palimpsest.watch import Watched
 
 __all__ = ["Events", "Plan", "plans", "run"]
+
+SCORES = "scores.jsonl"
 
 
 class Events(Protocol):
@@ -171,7 +173,7 @@ class _Work:
     measured: dict[str, dict[int, list[Scores]]] = field(default_factory=dict)
     costs: dict[str, list[Outcome]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
-    staged: dict[str, dict[int, list[tuple[str, list[Scores]]]]] = field(default_factory=dict)
+    staged: dict[str, dict[int, list[tuple[str, Path]]]] = field(default_factory=dict)
     watched: dict[str, dict[int, list[Watched | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -208,18 +210,19 @@ class _Work:
                 )
             self._tell(f"{plan.label}: audits", seed)
             same = not plan.stages and plan.start == "before"
-            scores = self.measured["before"][seed] if same else self._audit(trained, roles, home / "scores.json", seed)
+            if not same:
+                self._audit(trained, roles, home / SCORES, seed)
+            scores = self.measured["before"][seed] if same else read_scores(home / SCORES)
             self.measured.setdefault(plan.name, {})[seed] = scores
-            if self._in_sequence(plan):
-                self.staged[plan.name][seed].append((plan.stages[-1].name, scores))
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
         outcomes = []
-        rows: list[tuple[str, list[Scores]]] = []
+        folders = [home / f"{number}-{stage.name}" for number, stage in enumerate(plan.stages)]
         if self._in_sequence(plan):
-            rows.append((BEFORE, self.measured["before"][seed]))
-            self.staged.setdefault(plan.name, {})[seed] = rows
-        for number, stage in enumerate(plan.stages):
+            ends = [home.parent / BEFORE, *folders[:-1], home]
+            names = (BEFORE, *(stage.name for stage in plan.stages))
+            self.staged.setdefault(plan.name, {})[seed] = [(n, e / SCORES) for n, e in zip(names, ends, strict=True)]
+        for number, (stage, folder) in enumerate(zip(plan.stages, folders, strict=True)):
             label = f"{plan.label}: {stage.name}" if stage.name != plan.label else plan.label
             self._tell(label, seed)
             outcome = run_stage(
@@ -228,33 +231,18 @@ class _Work:
                 trained,
                 roles,
                 seed=seed,
-                folder=home / f"{number}-{stage.name}",
+                folder=folder,
                 on_step=partial(self.told.progress, label),
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
-            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(
-                watched_in(home / f"{number}-{stage.name}")
-            )
+            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(watched_in(folder))
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
-                self._audit_between(stage, label, trained, roles, home / f"{number}-{stage.name}", seed, rows)
+                self._tell(f"{label}: audits", seed)
+                self._audit(trained, roles, folder / SCORES, seed)
             if seed == self.recipe.seeds[0]:
                 self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
-
-    def _audit_between(
-        self,
-        stage: Stage,
-        label: str,
-        trained: Trained,
-        roles: Roles,
-        folder: Path,
-        seed: int,
-        rows: list[tuple[str, list[Scores]]],
-    ) -> None:
-        """All audits after one stage of a sequence: a row of the stage matrix."""
-        self._tell(f"{label}: audits", seed)
-        rows.append((stage.name, self._audit(trained, roles, folder / "scores.json", seed)))
 
     def _encode(self, roles: Roles) -> None:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
@@ -273,10 +261,12 @@ class _Work:
                     raise
                 raise told from error
 
-    def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> list[Scores]:
-        """All audits of one model; each is kept as soon as it is done, and read back where it was done before."""
-        stored = read_scores(file) if file.exists() else []
-        done = {(scores.role, scores.name): scores for scores in stored}
+    def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> None:
+        """All audits of one model; each is kept in ``file`` as soon as it is done, and not asked again.
+
+        Nothing else keeps it: a sequence measures every task after every stage.
+        """
+        done = {(scores.role, scores.name) for scores in read_scores(file)} if file.exists() else set()
         with ExitStack() as stack:
             for intervention in trained.interventions:
                 try:
@@ -296,9 +286,7 @@ class _Work:
                         if told is error:
                             raise
                         raise told from error
-                    done[role, name] = dataclasses.replace(scores, name=name, role=role)
-                    write_scores(file, list(done.values()))
-        return read_scores(file)
+                    add_scores(file, dataclasses.replace(scores, name=name, role=role))
 
     def report(self) -> Report:
         """Everything measured, as a report."""

@@ -6,17 +6,18 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from palimpsest.audit import Scores
-from palimpsest.checkpoint import write_json, write_text
+from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 
-__all__ = ["claim", "claim_data", "read_scores", "write_scores"]
+__all__ = ["add_scores", "claim", "claim_data", "read_scores"]
 
 
 def claim(out: Path, recipe: Recipe) -> None:
@@ -66,12 +67,13 @@ def _started(out: Path) -> bool:
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 
 
-def write_scores(file: Path, scores: Sequence[Scores]) -> None:
-    """Writes every audited item; read back, they are the same to the last bit."""
-    write_json(file, [_entry(s) for s in scores])
+def add_scores(file: Path, scores: Scores) -> None:
+    """Writes every item of one audit, as a line of its own; read back, they are the same to the last bit."""
+    append_line(file, json.dumps(_entry(scores), allow_nan=False))
 
 
 def _entry(scores: Scores) -> dict[str, Any]:
+    """The fields, ``name`` first: by it ``read_scores`` knows a line before it is parsed."""
     entry = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
     entry["items"] = scores.items.tolist()
     entry["groups"] = None if scores.groups is None else scores.groups.tolist()
@@ -79,11 +81,15 @@ def _entry(scores: Scores) -> dict[str, Any]:
     return entry
 
 
-def read_scores(file: Path) -> list[Scores]:
-    """What ``write_scores`` wrote. Raises ``ValueError`` where that cannot be read."""
+def read_scores(file: Path, audit: str | None = None) -> list[Scores]:
+    """What ``add_scores`` wrote, of all audits or of one; a line that was not written to its end is none.
+
+    Raises ``ValueError`` for a file that cannot be read.
+    """
+    begins = b"" if audit is None else json.dumps({"name": audit})[:-1].encode()
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        return [_scores(entry) for entry in entries]
+        with file.open("rb") as lines:
+            return [_scores(json.loads(line)) for line in lines if line.startswith(begins) and line.endswith(b"\n")]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete it and run the recipe again.") from None
 
@@ -95,7 +101,7 @@ def _scores(entry: dict[str, Any]) -> Scores:
         **{
             **entry,
             "items": torch.tensor(entry["items"], dtype=torch.float64),
-            "ids": tuple(entry["ids"]),
+            "ids": tuple(map(sys.intern, entry["ids"])),  # the same in every stage's scores of a role
             "groups": None if groups is None else torch.tensor(groups),
             "outputs": None if outputs is None else tuple(outputs),
             "extra": extra,

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -27,6 +28,7 @@ from palimpsest.curves import (
 )
 from palimpsest.report import Matrix, StageFigure
 from palimpsest.resample import student_quantile
+from palimpsest.run_folder import read_scores
 from palimpsest.watch import Watched
 
 __all__ = ["BEFORE", "Staged", "WatchedStages", "stage_matrices"]
@@ -34,8 +36,11 @@ __all__ = ["BEFORE", "Staged", "WatchedStages", "stage_matrices"]
 BEFORE = "before"
 """The key in ``tasks`` for what the stages before the first task's taught."""
 
-Staged = Mapping[str, Mapping[int, Sequence[tuple[str, Sequence[Scores]]]]]
-"""Run -> seed -> what was measured (stage, scores): first before any of its stages, then after each."""
+Rows = Sequence[tuple[str, Path]]
+"""Of one seed: each stage and the file of what was measured after it; first what was before any of them."""
+
+Staged = Mapping[str, Mapping[int, Rows]]
+"""Run -> seed -> rows.  Of all that they hold, one audit at a time is in memory."""
 
 
 WatchedStages = Mapping[str, Mapping[int, Sequence[Watched | None]]]
@@ -68,7 +73,7 @@ def stage_matrices(
         stages = [name for name, _ in next(iter(by_seed.values()))]
         if not all(stage in stages for stage in tasks):
             continue
-        for audit in _audits(by_seed, tasks):
+        for audit in _audits(next(iter(by_seed.values())), tasks):
             matrix = _matrix(run, audit, by_seed, stages, tasks, resamples, seed)
             between = _between(matrix, list((watched or {}).get(run, {}).values()), tasks)
             found.append(dataclasses.replace(matrix, figures=(*matrix.figures, *between)))
@@ -111,12 +116,11 @@ def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
-def _audits(by_seed: Mapping[int, Sequence[tuple[str, Sequence[Scores]]]], tasks: Mapping[str, str]) -> list[str]:
+def _audits(rows: Rows, tasks: Mapping[str, str]) -> list[str]:
     """The audits measured on all tasks in the same direction, of which there are at least two."""
-    _, scores = next(iter(by_seed.values()))[-1]
     roles = list(tasks.values())
     by_name: dict[str, dict[str, str]] = {}
-    for s in scores:
+    for s in read_scores(rows[-1][1]):
         by_name.setdefault(s.name, {})[s.role] = s.better
     return [
         name
@@ -128,16 +132,17 @@ def _audits(by_seed: Mapping[int, Sequence[tuple[str, Sequence[Scores]]]], tasks
 def _matrix(
     run: str,
     audit: str,
-    by_seed: Mapping[int, Sequence[tuple[str, Sequence[Scores]]]],
+    by_seed: Mapping[int, Rows],
     stages: Sequence[str],
     tasks: Mapping[str, str],
     resamples: int,
     seed: int,
 ) -> Matrix:
-    first = {s.role: s for s in next(iter(by_seed.values()))[-1][1] if s.name == audit}
+    measured = [[_by_role(file, audit) for _, file in rows] for rows in by_seed.values()]  # [seed][stage]
+    first = measured[0][-1]
     roles = [*tasks.values(), *(role for role in first if role not in tasks.values())]
     taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
-    cells = [_cells(rows, audit, roles) for rows in by_seed.values()]
+    cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
     values = np.mean([matrix_of(own, taught).values for own in cells], axis=0)  # [S + 1, roles]
     figures = [
         StageFigure(name) if interval is None else StageFigure(name, interval.value, interval.low, interval.high)
@@ -147,6 +152,6 @@ def _matrix(
     return Matrix(audit, tuple(stages), tuple(roles), tuple(map(tuple, values.tolist())), better, run, tuple(figures))
 
 
-def _cells(rows: Sequence[tuple[str, Sequence[Scores]]], audit: str, roles: Sequence[str]) -> Cells:
-    """One seed's cells, [stage][role]."""
-    return [[next((s for s in scores if (s.role, s.name) == (r, audit)), None) for r in roles] for _, scores in rows]
+def _by_role(file: Path, audit: str) -> dict[str, Scores]:
+    """One audit's items of every role after one stage, without the texts that the model said."""
+    return {s.role: dataclasses.replace(s, outputs=None) for s in read_scores(file, audit)}

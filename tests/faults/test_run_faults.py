@@ -102,7 +102,7 @@ def test_a_full_disk(lives: tuple[Path, dict[str, Any]]) -> None:
     assert found["filled"]["status"] == 0 and figures(folder / "full") == figures(folder / "whole")
     assert found["full at the report"]["status"] == 2
     assert "report.json could not be written" in sentence(found["full at the report"]["said"])
-    assert len(list((folder / "kept").glob("seed-0/*/scores.json"))) == 3  # before, after, retrained
+    assert len(list((folder / "kept").glob("seed-0/*/scores.jsonl"))) == 3  # before, after, retrained
     assert not (folder / "kept" / "report.json").exists()
     assert found["reported"]["status"] == 0 and figures(folder / "reported") == figures(folder / "whole")
     assert "step" not in found["reported"]["said"]  # nothing was trained again
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written(digits: Any) -> None:
     assert "/proc/nowhere/recipe.yaml could not be written" in said
 
 
-@pytest.mark.parametrize("name", ["outcome.json", "scores.json", "model.safetensors", "data.json", "report.html"])
+@pytest.mark.parametrize("name", ["outcome.json", "model.safetensors", "data.json", "report.html"])
 def test_a_write_that_fails_anywhere(digits: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Each kind of file once; the same command then goes on to the same figures."""
     assert digits.run(out="whole")[0] == 0
@@ -163,6 +163,31 @@ def test_a_write_that_fails_anywhere(digits: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "replace", replace)
     assert digits.run()[0] == 0
     assert figures(digits.folder / "out") == figures(digits.folder / "whole")
+
+
+def test_scores_that_cannot_be_added(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, and what was measured before stays; a line that was begun is neither read nor in the way."""
+    assert digits.run(out="whole")[0] == 0
+    fsync, asked = os.fsync, []
+
+    def refuse(descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name == "scores.jsonl":
+            asked.append(descriptor)
+            if len(asked) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    said = digits.refused()
+    assert "scores.jsonl could not be written (No space left on device); free some space or choose another" in said
+    monkeypatch.setattr(os, "fsync", fsync)
+    file = digits.folder / "out" / "seed-0" / "before" / "scores.jsonl"
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second[:20])
+    assert len(run_folder.read_scores(file)) == 1
+    assert digits.run()[0] == 0
+    assert figures(digits.folder / "out") == figures(digits.folder / "whole")
+    assert file.read_bytes() == first + second
 
 
 @pytest.mark.parametrize(("place", "value"), [("lr", 1e30), ("weight", 1e38)])
@@ -236,8 +261,8 @@ def test_compare(digits: Any) -> None:
     assert (folder / "first" / "report.json").read_bytes() == kept
     assert digits.run(verb="audit", out="audited")[0] == 0
     assert "audited has no model before and after a last stage" in said("first", "audited")
-    (folder / "second" / "seed-0" / "after" / "scores.json").write_text("[{")
-    assert "scores.json cannot be read" in said("first", "second")
+    (folder / "second" / "seed-0" / "after" / "scores.jsonl").write_text("[{\n")
+    assert "scores.jsonl cannot be read" in said("first", "second")
 
 
 def test_scores_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -260,8 +285,10 @@ def test_scores_are_read_back_to_the_last_bit(tmp_path: Path) -> None:
         ("", "é", "\u2028", "b"),
     )
     extra = {"one": 0.1, "none": math.nan}
-    run_folder.write_scores(tmp_path / "s.json", [Scores(**{**vars(scores), "extra": extra})])
-    found = run_folder.read_scores(tmp_path / "s.json")[0]
+    for name in ("a", "ab"):
+        run_folder.add_scores(tmp_path / "s", Scores(**{**vars(scores), "extra": extra, "name": name}))
+    assert [s.name for s in run_folder.read_scores(tmp_path / "s")] == ["a", "ab"]
+    (found,) = run_folder.read_scores(tmp_path / "s", "a")
     assert torch.equal(found.items, values) and torch.signbit(found.items[3])
     assert found.groups is not None and found.groups.tolist() == [0, 1, 0, 1]
     assert (found.name, found.ids, found.better, found.role) == ("a", scores.ids, "lower", "r")

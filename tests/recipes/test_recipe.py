@@ -252,8 +252,8 @@ def test_a_variant_of_a_companion_and_an_intervention(raw: dict[str, Any], tmp_p
     assert found["difference"] < 0.95 * found["before"]  # it was trained on forget, and is subtracted
     assert found["do_nothing"] == found["before"] != found["after"]
     home = tmp_path / "out" / "seed-0" / "difference"
-    assert sorted(p.name for p in home.iterdir()) == ["0-assistant", "scores.json"]
-    for left in ("seed-0/difference/scores.json", "report.json", "report.html"):  # the companion is read back from disk
+    assert sorted(p.name for p in home.iterdir()) == ["0-assistant", "scores.jsonl"]
+    for left in ("seed-0/difference/scores.jsonl", "report.json", "report.html"):  # the companion is read from disk
         (tmp_path / "out" / left).unlink()
     assert scores(run(parse_recipe(raw), tmp_path / "out")) == found
 

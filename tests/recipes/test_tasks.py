@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -11,6 +9,7 @@ from palimpsest.continual import StageMatrix, backward_transfer
 from palimpsest.page import render
 from palimpsest.recipe import RecipeError, parse_recipe
 from palimpsest.run import Quiet, plans, run
+from palimpsest.run_folder import read_scores
 
 TRAIN = {"steps": 12, "batch": 32, "lr": 3e-3}
 WATCH = {"every": 4, "audits": {"test_early": ["accuracy"], "test_late": ["accuracy"]}}
@@ -100,8 +99,8 @@ def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
     recipe = parse_recipe(raw(seeds=[0]))
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "out", events=Stop())
-    kept = json.loads((tmp_path / "out" / "seed-0" / "after" / "0-first" / "scores.json").read_text())
-    assert {(entry["role"], entry["name"]) for entry in kept} >= {("test_late", "accuracy")}
+    kept = read_scores(tmp_path / "out" / "seed-0" / "after" / "0-first" / "scores.jsonl")
+    assert {(scores.role, scores.name) for scores in kept} >= {("test_late", "accuracy")}
     resumed = run(recipe, tmp_path / "out")
     whole = run(recipe, tmp_path / "whole")
     assert repr(resumed.matrices) == repr(whole.matrices)  # nan is not equal to itself
