@@ -4,7 +4,8 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
-    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
+    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; stages with
+                                                 which several runs begin are trained once, in the first one's folder
     run-folder/seed-0/<run>/scores.json          every audited item
     run-folder/report.json, report.html
 """
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -110,6 +112,21 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(f"{home}.{i}" for i in range(len(stages)))
 
 
+def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
+    """(plan, number of its stage) -> where the stage is kept below a seed's folder.
+
+    A stage depends on the stages before it and on nothing else, so plans that begin alike share their folders.
+    """
+    first: dict[str, Path] = {}
+    found: dict[tuple[str, int], Path] = {}
+    for plan in own:
+        chain = list(own[0].stages) if plan.start == "before" else []
+        for number, stage in enumerate(plan.stages):
+            chain.append(stage)
+            found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
+    return found
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -176,6 +193,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
+        self.folders = stage_folders(self.plans)
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
         self.parts = len(self.recipe.seeds) * sum(
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
@@ -183,8 +201,9 @@ class _Work:
         self.part = 0
 
     def _in_sequence(self, plan: Plan) -> bool:
-        """Whether the plan is audited after each of its stages."""
-        return bool(self.recipe.tasks) and plan.start == "before" and len(plan.stages) > 1
+        """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
+        fewest = 0 if BEFORE in self.recipe.tasks else 1
+        return bool(self.recipe.tasks) and plan.start == "before" and len(plan.stages) > fewest
 
     def _tell(self, label: str, seed: int) -> None:
         self.part += 1
@@ -200,15 +219,15 @@ class _Work:
             start = starts[plan.start]
             _set_weights(loaded.model, start.weights)
             trained = Trained(loaded.model, dict(start.companions), list(start.interventions), start.states)
-            home = self.out / f"seed-{seed}" / plan.name
+            home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
                 starts["before"] = _Start(
                     _weights(loaded.model), trained.companions, trained.interventions, trained.states
                 )
             self._tell(f"{plan.label}: audits", seed)
-            same = not plan.stages and plan.start == "before"
-            scores = self.measured["before"][seed] if same else self._audit(trained, roles, home / "scores.json", seed)
+            same, file = not plan.stages and plan.start == "before", home / plan.name / "scores.json"
+            scores = self.measured["before"][seed] if same else self._audit(trained, roles, file, seed)
             self.measured.setdefault(plan.name, {})[seed] = scores
             if self._in_sequence(plan):
                 self.staged[plan.name][seed].append((plan.stages[-1].name, scores))
@@ -222,24 +241,22 @@ class _Work:
         for number, stage in enumerate(plan.stages):
             label = f"{plan.label}: {stage.name}" if stage.name != plan.label else plan.label
             self._tell(label, seed)
+            folder = home / self.folders[plan.name, number]
             outcome = run_stage(
                 stage,
                 plan.places[number],
                 trained,
                 roles,
                 seed=seed,
-                folder=home / f"{number}-{stage.name}",
+                folder=folder,
                 on_step=partial(self.told.progress, label),
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
-            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(
-                watched_in(home / f"{number}-{stage.name}")
-            )
+            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(watched_in(folder))
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
-                self._audit_between(stage, label, trained, roles, home / f"{number}-{stage.name}", seed, rows)
-            if seed == self.recipe.seeds[0]:
-                self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
+                self._audit_between(stage, label, trained, roles, folder, seed, rows)
+            self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
 
     def _audit_between(
@@ -306,7 +323,7 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            self.curves,
+            _over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment(),
@@ -342,6 +359,17 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
+
+
+def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
