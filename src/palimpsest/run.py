@@ -4,8 +4,7 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
-    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; stages with
-                                                 which several runs begin are trained once, in the first one's folder
+    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.json          every audited item
     run-folder/report.json, report.html
 """
@@ -113,10 +112,8 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
-    """(plan, number of its stage) -> where the stage is kept below a seed's folder.
-
-    A stage depends on the stages before it and on nothing else, so plans that begin alike share their folders.
-    """
+    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
+    plans that begin alike share what they begin with, in the folder of the first."""
     first: dict[str, Path] = {}
     found: dict[tuple[str, int], Path] = {}
     for plan in own:
@@ -226,7 +223,8 @@ class _Work:
                     _weights(loaded.model), trained.companions, trained.interventions, trained.states
                 )
             self._tell(f"{plan.label}: audits", seed)
-            same, file = not plan.stages and plan.start == "before", home / plan.name / "scores.json"
+            same = not plan.stages and plan.start == "before"
+            file = home / plan.name / "scores.json"
             scores = self.measured["before"][seed] if same else self._audit(trained, roles, file, seed)
             self.measured.setdefault(plan.name, {})[seed] = scores
             if self._in_sequence(plan):

@@ -43,8 +43,8 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``authors``: ``part`` all, forget, retain, holdout, their biographies (articles, forget_articles, …), or the
       words of these in any order (shuffled_articles); ``people`` (12), ``first`` (0: how many people to leave out),
       ``facts`` (4; of articles 12, all), ``versions`` (1: articles a person), ``forget`` (a number of people or a
-      share, 0.25), ``seed`` (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in questions
-      or articles.
+      share, 0.25), ``seed`` (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in
+      questions or articles.
     * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``after`` (0: how many rows to leave
       out), ``characters`` (64), ``seed`` (0).
     * ``general_text``: ``rows`` (64), ``words`` (60), ``seed`` (0).  ``instructions``: ``rows`` (64), ``seed`` (0).

@@ -91,9 +91,9 @@ def articles(
     """Biographies, about ten words a fact, in each of which every one of the author's first ``facts`` stands once.
 
     Row keys: ``id`` (author-003/article, and author-003/article-2 for a second version), ``subject``, ``text``.
-    ``part`` is ``author`` (those of ``authors``, from number ``first`` on) or ``holdout``.  Order and wording differ from
-    author to author and from version to version, so that little but the facts is shared.  ``shuffled`` puts the words
-    of each in any order (author-003/shuffled): text of no quality that has every word of the good one.
+    ``part`` is ``author`` (those of ``authors``, from number ``first`` on) or ``holdout``.  Order and wording differ
+    from author to author and from version to version, so that little but the facts is shared.  ``shuffled`` puts the
+    words of each in any order (author-003/shuffled): text of no quality that has every word of the good one.
     """
     if part not in _FIRST:
         raise ValueError(f"part is 'author' or 'holdout', not {part!r}.")
