@@ -32,10 +32,13 @@ __all__ = [
     "StepCurves",
     "forgetting_so_far",
     "gap",
+    "gap_area",
+    "gap_depth",
     "largest_drop",
     "largest_rise",
     "learning_curve_area",
     "performance_so_far",
+    "share_recovered",
     "windowed_forgetting",
     "windowed_plasticity",
     "worst_case_performance",
@@ -285,3 +288,29 @@ def gap(steps: Sequence[int], values: Sequence[float], *, better: Better) -> Gap
         recovery = steps[back[0]] - steps[0] if back else None
     area = float((missing[1:] * np.diff(steps)).sum())
     return Gap(float(missing[lowest]), recovery, area, float(values[best]), steps[best] - steps[0])
+
+
+def gap_depth(curves: StepCurves) -> float | None:
+    """The mean over earlier tasks of the depth of their gap in the last stage."""
+    return _mean([own.depth for own in _gaps(curves)])
+
+
+def gap_area(curves: StepCurves) -> float | None:
+    """The same of its area, in units of the audit times steps."""
+    return _mean([own.area for own in _gaps(curves)])
+
+
+def share_recovered(curves: StepCurves) -> float | None:
+    """The share of earlier tasks that come back, within the last stage, to what they were before it."""
+    return _mean([float(own.recovery is not None) for own in _gaps(curves)])
+
+
+def _gaps(curves: StepCurves) -> list[Gap]:
+    """The gaps of the tasks taught before the last stage, in that stage."""
+    last = len(curves.ends)
+    earlier = [name for name, own in zip(curves.tasks, curves.taught, strict=True) if own < last]
+    return [gap(*curves.during(name, last), better=curves.better) for name in earlier]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

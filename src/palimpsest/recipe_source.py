@@ -43,6 +43,8 @@ def _from_python(path: Path) -> Any:
     try:
         maker = runpy.run_path(str(path)).get("recipe")
         made = maker() if callable(maker) else None
+    except RecipeError:  # it says what is missing
+        raise
     except Exception as error:  # whatever the user's own code raises; its line helps more than our frames
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

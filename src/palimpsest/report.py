@@ -110,7 +110,7 @@ class Versus:
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over the training steps of one run, as (step, value)."""
+    """A quantity over the training steps of one run, as (step, value), the mean over the seeds."""
 
     run: str
     name: str

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -112,6 +113,19 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(f"{home}.{i}" for i in range(len(stages)))
 
 
+def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
+    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
+    plans that begin alike share what they begin with, in the folder of the first."""
+    first: dict[str, Path] = {}
+    found: dict[tuple[str, int], Path] = {}
+    for plan in own:
+        chain = list(own[0].stages) if plan.start == "before" else []
+        for number, stage in enumerate(plan.stages):
+            chain.append(stage)
+            found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
+    return found
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -178,6 +192,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
+        self.folders = stage_folders(self.plans)
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
         self.parts = len(self.recipe.seeds) * sum(
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
@@ -185,8 +200,9 @@ class _Work:
         self.part = 0
 
     def _in_sequence(self, plan: Plan) -> bool:
-        """Whether the plan is audited after each of its stages."""
-        return bool(self.recipe.tasks) and plan.start == "before" and len(plan.stages) > 1
+        """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
+        fewest = 0 if BEFORE in self.recipe.tasks else 1
+        return bool(self.recipe.tasks) and plan.start == "before" and len(plan.stages) > fewest
 
     def _tell(self, label: str, seed: int) -> None:
         self.part += 1
@@ -202,7 +218,7 @@ class _Work:
             start = starts[plan.start]
             _set_weights(loaded.model, start.weights)
             trained = Trained(loaded.model, dict(start.companions), list(start.interventions), start.states)
-            home = self.out / f"seed-{seed}" / plan.name
+            home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
                 starts["before"] = _Start(
@@ -210,16 +226,17 @@ class _Work:
                 )
             self._tell(f"{plan.label}: audits", seed)
             same = not plan.stages and plan.start == "before"
+            file = home / plan.name / SCORES
             if not same:
-                self._audit(trained, roles, home / SCORES, seed)
-            scores = self.measured["before"][seed] if same else read_scores(home / SCORES)
+                self._audit(trained, roles, file, seed)
+            scores = self.measured["before"][seed] if same else read_scores(file)
             self.measured.setdefault(plan.name, {})[seed] = scores
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
         outcomes = []
-        folders = [home / f"{number}-{stage.name}" for number, stage in enumerate(plan.stages)]
+        folders = [home / self.folders[plan.name, number] for number in range(len(plan.stages))]
         if self._in_sequence(plan):
-            ends = [home.parent / BEFORE, *folders[:-1], home]
+            ends = [home / BEFORE, *folders[:-1], home / plan.name]
             names = (BEFORE, *(stage.name for stage in plan.stages))
             self.staged.setdefault(plan.name, {})[seed] = [(n, e / SCORES) for n, e in zip(names, ends, strict=True)]
         for number, (stage, folder) in enumerate(zip(plan.stages, folders, strict=True)):
@@ -240,8 +257,7 @@ class _Work:
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
                 self._tell(f"{label}: audits", seed)
                 self._audit(trained, roles, folder / SCORES, seed)
-            if seed == self.recipe.seeds[0]:
-                self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
+            self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
 
     def _encode(self, roles: Roles) -> None:
@@ -294,7 +310,7 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            self.curves,
+            _over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment(),
@@ -330,6 +346,17 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
+
+
+def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,9 @@ from palimpsest.audit import Scores
 from palimpsest.continual import Cells, intervals, matrix_of
 from palimpsest.curves import (
     StepCurves,
+    gap_area,
+    gap_depth,
+    share_recovered,
     windowed_forgetting,
     windowed_plasticity,
     worst_case_performance,
@@ -49,6 +52,9 @@ WatchedStages = Mapping[str, Mapping[int, Sequence[Watched | None]]]
 _BETWEEN: Mapping[str, Callable[[StepCurves], float | None]] = {
     "worst_of_earlier": worst_of_earlier,
     "worst_case_performance": worst_case_performance,
+    "gap_depth": gap_depth,
+    "gap_area": gap_area,
+    "share_recovered": share_recovered,
     "windowed_forgetting_10": partial(windowed_forgetting, window=10),
     "windowed_forgetting_100": partial(windowed_forgetting, window=100),
     "windowed_plasticity_10": partial(windowed_plasticity, window=10),

@@ -10,10 +10,13 @@ from palimpsest.curves import (
     StepCurves,
     forgetting_so_far,
     gap,
+    gap_area,
+    gap_depth,
     largest_drop,
     largest_rise,
     learning_curve_area,
     performance_so_far,
+    share_recovered,
     windowed_forgetting,
     windowed_plasticity,
     worst_case_performance,
@@ -200,3 +203,19 @@ def test_bad_numbers():
         gap([0, 1], [0.1], better="higher")
     with pytest.raises(ValueError, match="rising steps"):
         gap([1, 1], [0.1, 0.2], better="higher")
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_the_gaps_of_earlier_tasks(better):
+    curves = hand(better)
+    assert gap_depth(curves) == pytest.approx(0.4) and gap_area(curves) == pytest.approx(0.4 + 0.3 + 0.1)
+    assert share_recovered(curves) == 0.0
+    sign = 1 if better == "higher" else -1
+    back = [(0, 0.9 * sign), (4, 0.6 * sign), (8, 0.9 * sign)]
+    never = [(0, 0.5 * sign), (4, 0.5 * sign), (8, 0.4 * sign)]
+    own = [(0, 0.1 * sign), (4, 0.0 * sign), (8, 1.0 * sign)]
+    found = StepCurves.joined([{"one": back, "two": never, "new": own}], {"one": 0, "two": 0, "new": 1}, better=better)
+    assert gap_depth(found) == pytest.approx((0.3 + 0.1) / 2) and share_recovered(found) == 0.5
+    assert gap_area(found) == pytest.approx((0.3 * 4 + 0.1 * 4) / 2)
+    alone = StepCurves.joined([{"new": own}], {"new": 1}, better=better)
+    assert gap_depth(alone) is gap_area(alone) is share_recovered(alone) is None

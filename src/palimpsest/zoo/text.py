@@ -88,7 +88,7 @@ def _passages(words: int) -> tuple[tuple[str, str], ...]:
     return tuple((passage_id, passage) for passage, passage_id in reversed(first.items()))
 
 
-def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 0) -> list[Row]:
+def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 0, after: int = 0) -> list[Row]:
     """Passages of exactly ``characters`` characters that do not overlap, the same for one version of Python.
 
     * ``docstrings``: English prose of the standard library's docstrings.
@@ -97,8 +97,9 @@ def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 
     * ``cipher``: the docstrings with their letters exchanged, always in the same way.  It stands for another language:
       word lengths, order and punctuation are those of English, and no word is known.  It is not a real language.
 
-    Row keys: ``id`` (such as ``code/argparse/12``), ``text``.  A larger ``rows`` continues a smaller one.  Raises
-    ``ValueError`` beyond what the interpreter holds.
+    Row keys: ``id`` (such as ``code/argparse/12``), ``text``.  A larger ``rows`` continues a smaller one; ``after``
+    leaves out the first so many, which are then free to be measured on.  Raises ``ValueError`` beyond what the
+    interpreter holds.
     """
     if part not in get_args(CORPORA):
         raise ValueError(f"There is no corpus {part!r}; there are: {', '.join(get_args(CORPORA))}.")
@@ -110,9 +111,11 @@ def corpus(part: CORPORA, rows: int = 256, *, characters: int = 64, seed: int = 
         for number, first in enumerate(range(0, len(text) - characters + 1, characters))
         if text[first : first + characters].strip()  # code may be indented by that much
     ]
-    if not 1 <= rows <= len(found):
-        raise ValueError(f"{part} has {len(found)} passages of {characters} characters; ask for 1 to that many.")
-    order = random.Random(f"corpus/{part}/{seed}").sample(range(len(found)), len(found))[:rows]
+    if rows < 1 or after < 0 or after + rows > len(found):
+        raise ValueError(
+            f"{part} has {len(found)} passages of {characters} characters; ask for 1 to that many, after included."
+        )
+    order = random.Random(f"corpus/{part}/{seed}").sample(range(len(found)), len(found))[after : after + rows]
     return [{"id": f"{part}/{found[i][0]}", "text": found[i][1]} for i in order]
 
 
