@@ -45,6 +45,7 @@ EVIDENCE = {
     "hardware": {"processor": "two cores"},
     "commit": "abc123",
     "seeds": [0, 1, 2],
+    "processor_seconds": 211.4,
 }
 
 METHOD_SOURCE = '''"""Shrinks the loss of a*b and c*d.
@@ -201,7 +202,7 @@ def test_evidence_stands_on_the_papers_page_and_in_the_list(site: Path) -> None:
     assert "Verdict: partly. One interval touches zero." in text
     assert "At equal forgetting it keeps more <utility>." in text
     assert "Settings: steps 40, beta 0.1." in text
-    assert "Measured on: hardware processor two cores; commit abc123; seeds 0, 1, 2." in text
+    assert "Measured on: hardware processor two cores; commit abc123; seeds 0, 1, 2; 211 s of processor time." in text
     assert "evidence: partly" in (site / "papers" / "index.html").read_text(encoding="utf-8")
 
 
