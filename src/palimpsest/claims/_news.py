@@ -59,8 +59,8 @@ class News:
     values: int = 100
     layers: int = 2
     width: int = 128
-    steps: int = 400
-    batch: int = 44
+    steps: int = 260
+    batch: int = 32
 
     def article(self, number: int) -> list[str]:
         """Its sentences."""
