@@ -76,6 +76,8 @@ def paper_page(entry: PaperEntry, result: Result | None, methods: set[str]) -> s
         parts += [f"### {escape(name)}", prose(claim_result["says"]), *_evidence(claim_result["evidence"])]
     if result is not None:
         about = [f"{key} {escape(_plain(result[key]))}" for key in ABOUT if key in result]
+        if "processor_seconds" in result:
+            about.append(f"{result['processor_seconds']:.0f} s of processor time")
         parts.append(f"Measured on: {'; '.join(about)}.")
     return "\n\n".join(parts) + "\n"
 

@@ -19,6 +19,8 @@ from palimpsest.verification import commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "results" / "studies"
+WIDE = "---\nhide: [toc]\n---"
+"""The head of a page whose tables need the room of the table of contents."""
 
 
 def load_studies(folder: Path) -> dict[str, Report]:
@@ -28,15 +30,9 @@ def load_studies(folder: Path) -> dict[str, Report]:
 
 def study_page(report: Report) -> str:
     """The Markdown of one study: verdicts, every figure of every run, cost, recipe, and what it was measured on."""
-    parts = [f"# {escape(report.name)}"]
+    parts = [WIDE, f"# {escape(report.name)}"]
     parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
-    by_role: dict[str, list[str]] = {}
-    for score in report.scores:
-        audits = by_role.setdefault(score.role, [])
-        if score.audit not in audits:
-            audits.append(score.audit)
-    for role, audits in by_role.items():
-        parts += [f"## {escape(role)}", _figures(report, role, audits)]
+    parts += ["## Figures", _figures(report)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
         parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
     parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
@@ -60,23 +56,25 @@ def studies_index(studies: dict[str, Report]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _figures(report: Report, role: str, audits: Sequence[str]) -> str:
-    """One line a run, one column an audit: the figure and its interval."""
-    found = {(s.run, s.audit): s for s in report.scores if s.role == role}
-    header = ["", *(f"{escape(audit)} ({_direction(report, role, audit)})" for audit in audits)]
+def _figures(report: Report) -> str:
+    """One line a run, one column an audit of a role: the figure and its interval."""
+    found = {(s.run, s.role, s.audit): s for s in report.scores}
+    keys = list(dict.fromkeys((s.role, s.audit) for s in report.scores))
+    header = ["", *(f"{escape(_words(' '.join(key)))}<br><small>{_direction(report, *key)}</small>" for key in keys)]
     lines = []
     for run in report.runs:
         line = [escape(run.label or run.name)]
-        for audit in audits:
-            score = found.get((run.name, audit))
-            if score is None:
-                line.append("")
-                continue
-            digits = decimals(score.value)
-            low, high = number(score.low, digits), number(score.high, digits)
-            line.append(f"{number(score.value, digits)} ({low} to {high})")
+        for key in keys:
+            score = found.get((run.name, *key))
+            shown = "" if score is None else _with_interval(score.value, score.low, score.high, decimals(score.value))
+            line.append(shown)
         lines.append(line)
     return table(header, lines)
+
+
+def _words(name: str) -> str:
+    """A name of the code as words of a text."""
+    return name.replace("_", " ")
 
 
 def _over_stages(report: Report, audit: str) -> str:
@@ -90,22 +88,28 @@ def _over_stages(report: Report, audit: str) -> str:
         lines.append([escape(labels[matrix.run]), *(_interval(found[n]) if n in found else "–" for n in names)])
     first = matrices[0]
     stages = [[escape(s), *(number(v, 3) for v in row)] for s, row in zip(first.stages, first.values, strict=True)]
-    figures = table(["", *(escape(name.replace("_", " ")) for name in names)], lines)
+    figures = table(["", *(escape(_words(name)) for name in names)], lines)
     matrix_of = f"{escape(labels[first.run])}, stage by stage:"
     return "\n\n".join([figures, matrix_of, table(["after", *map(escape, first.roles)], stages)])
 
 
 def _interval(figure: StageFigure) -> str:
     """A value and its interval."""
-    if not math.isfinite(figure.low):
-        return number(figure.value, 3)
-    return f"{number(figure.value, 3)} ({number(figure.low, 3)} to {number(figure.high, 3)})"
+    return _with_interval(figure.value, figure.low, figure.high, 3)
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    """A value, and below it its interval, where it has one: side by side they would make every column wide."""
+    shown = number(value, digits)
+    if not math.isfinite(low):
+        return shown
+    return f"{shown}<br><small>{number(low, digits)} to {number(high, digits)}</small>"
 
 
 def _direction(report: Report, role: str, audit: str) -> str:
     score = next(s for s in report.scores if (s.role, s.audit) == (role, audit))
-    wanted = score.better.replace("nearer:", "nearer ") + " is better"
-    return escape(f"{wanted}, {score.n} items")
+    wanted = score.better.replace("nearer:", "nearer ")
+    return escape(f"{wanted} is better, {score.n} items")
 
 
 def _costs(runs: Sequence[Run]) -> str:

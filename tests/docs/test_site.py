@@ -45,6 +45,7 @@ EVIDENCE = {
     "hardware": {"processor": "two cores"},
     "commit": "abc123",
     "seeds": [0, 1, 2],
+    "processor_seconds": 211.4,
 }
 
 METHOD_SOURCE = '''"""Shrinks the loss of a*b and c*d.
@@ -136,6 +137,7 @@ def site(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("docs")
     (root / "results").mkdir()
     (root / "results" / "npo.json").write_text(json.dumps(EVIDENCE), encoding="utf-8")
+    shutil.copytree(DOCS.parent / "results" / "studies", root / "results" / "studies")
     scripts["build"].build_site(root / "source", root / "site", root / "results")
     return root / "site"
 
@@ -201,7 +203,7 @@ def test_evidence_stands_on_the_papers_page_and_in_the_list(site: Path) -> None:
     assert "Verdict: partly. One interval touches zero." in text
     assert "At equal forgetting it keeps more <utility>." in text
     assert "Settings: steps 40, beta 0.1." in text
-    assert "Measured on: hardware processor two cores; commit abc123; seeds 0, 1, 2." in text
+    assert "Measured on: hardware processor two cores; commit abc123; seeds 0, 1, 2; 211 s of processor time." in text
     assert "evidence: partly" in (site / "papers" / "index.html").read_text(encoding="utf-8")
 
 
@@ -315,3 +317,41 @@ def test_the_filters_work_in_a_browser_from_disk(site: Path, tmp_path: Path) -> 
     assert visible(page, "q=BREBISSON+standardized", tmp_path) == [load_paper("spherical-z-loss").paper.title]
     assert visible(page, "q=no+such+words", tmp_path) == []
     assert len(visible(page, "papers", tmp_path)) == len(papers)
+
+
+def test_a_study_s_page_has_each_run_in_a_line_and_each_figure_in_a_column(site: Path) -> None:
+    page = (site / "studies" / "split-digits.html").read_text(encoding="utf-8")
+    tables = re.findall(r"<table>(.*?)</table>", page, re.DOTALL)
+    heads, lines = re.findall(r"<th>(.*?)</th>", tables[0]), re.findall(r"<tr>\s*<td>(.*?)</td>", tables[0])
+    assert heads[1] == "test 1 accuracy<br><small>higher is better, 72 items</small>" and len(heads) == 6
+    assert lines[:2] == ["before", "task 1 to task 5"] and len(set(lines)) == len(lines) > 10
+    assert re.search(r"<td>0\.\d+<br><small>-?\d\.\d+ to \d\.\d+</small></td>", tables[0])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium to lay the page out")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_wide_table_scrolls_in_its_own_frame(site: Path, tmp_path: Path, width: int) -> None:
+    """The page never scrolls sideways, and the names of the rows stay in sight."""
+    assert CHROMIUM
+    page = site / "studies" / "split-digits.html"
+    script = """
+      addEventListener('load', () => setTimeout(() => {
+        const d = document.querySelector('iframe').contentDocument, frame = (t) => t.closest('.md-typeset__scrollwrap');
+        const tables = [...d.querySelectorAll('.md-typeset table:not([class])')];
+        for (const t of tables) frame(t).scrollLeft = 9999;
+        const left = (t) => t.rows[1].cells[0].getBoundingClientRect().left - frame(t).getBoundingClientRect().left;
+        const moved = tables.filter(t => frame(t).scrollLeft > 0);
+        document.documentElement.dataset.probe = [d.documentElement.scrollWidth, moved.length,
+          Math.max(...moved.map(t => Math.abs(left(t))))].join(' ');
+      }, 300));
+    """
+    frame = f'<iframe style="width:{width}px;height:900px;border:0" src="{page.as_uri()}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><body>{frame}<script>{script}</script>", encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    flags += ["--allow-file-access-from-files", "--virtual-time-budget=5000", "--window-size=1300,1000"]
+    command = [CHROMIUM, *flags, (tmp_path / "frame.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r'data-probe="([\d.]+) (\d+) ([\d.]+)"', dom)
+    assert found is not None, dom[:300]
+    wide, moved, apart = map(float, found.groups())
+    assert wide <= width and moved >= 1 and apart <= 17, "17 pixels are the margin inside the frame"

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from types import ModuleType
 
 import pytest
@@ -25,6 +26,18 @@ class Doubles(Claim):
     def run(self, budget, seeds):
         doubled = over_seeds([2.0 * s for s in seeds])
         return evidence([Condition("twice the seed", doubled, "above", 1.0)], [], {"budget": budget})
+
+
+class Waits(Claim):
+    """Shown when nothing was computed for a tenth of a second, here or in a process of its own."""
+
+    says = "Waiting is not work."
+
+    def run(self, budget, seeds):
+        time.sleep(0.3)
+        work = "import time\nwhile time.process_time() < 0.2: pass"
+        subprocess.run([sys.executable, "-c", work], check=True)
+        return Evidence("shown", "It is so.", ())
 
 
 class Endless(Claim):
@@ -60,7 +73,8 @@ def test_the_file_holds_what_the_docs_read(paper, tmp_path):
     kept = json.loads((tmp_path / "results" / "fake-paper.json").read_text())
     assert kept == record
     assert list(kept) == [
-        "paper", "budget", "seeds", "hardware", "commit", "environment", "date", "seconds", "claims",
+        "paper", "budget", "seeds", "hardware", "commit", "environment", "date", "seconds", "processor_seconds",
+        "claims",
     ]  # fmt: skip
     assert kept["paper"] == "fake-paper" and kept["budget"] == "cpu" and kept["seeds"] == [1, 2, 3]
     assert kept["environment"]["python"] and "processors" in kept["hardware"]
@@ -87,6 +101,14 @@ def test_the_verdict_follows_from_the_interval(paper, tmp_path):
     alone = verify("fake-paper", "cpu", [10], tmp_path)["claims"][0]["evidence"]
     assert alone["verdict"] == "not shown" and "(no interval)" in alone["because"]
     assert alone["figures"][0]["low"] is None
+
+
+def test_the_processors_time_counts_work_wherever_it_was_done(paper, tmp_path):
+    paper(Waits)
+    record = verify("fake-paper", "cpu", [0], tmp_path)
+    (one,) = record["claims"]
+    assert one["seconds"] > one["processor_seconds"] >= 0.2
+    assert record["processor_seconds"] >= one["processor_seconds"]
 
 
 def test_a_figure_that_is_not_finite_is_refused_by_name(paper, tmp_path):

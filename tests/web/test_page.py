@@ -118,11 +118,8 @@ def test_an_empty_report_is_a_page():
 def test_several_reports_share_a_page(report, read_page, make_report):
     page = render([report, report, make_report("other", seeds=(0,))])
     text = read_page(page).texts
-    assert (
-        "npo on forget10 · NPO" in text["td"]
-        and "npo on forget10 (2) · NPO" in text["td"]
-        and "other · NPO" in text["td"]
-    )
+    names = ("npo on forget10 · NPO", "npo on forget10 (2) · NPO", "other · NPO")
+    assert all(name in text["th"] for name in names)
     assert len(re.findall('<li class="verdict ', page)) == 15
     assert "npo on forget10 against npo on forget10 (2) against other" in text["h1"]
 

@@ -59,7 +59,17 @@ def test_a_reader_can_sort_choose_axes_and_change_the_theme(browser, report, rea
       const head = heads.find(h => h.textContent.startsWith('Value'));
       head.querySelector('button').click();
       out.sort = head.getAttribute('aria-sort');
-      out.values = [...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[2].dataset.sort ?? '');
+      out.values = [...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[1].dataset.sort ?? '');
+      const run = heads[0].querySelectorAll('button')[1];
+      run.click();
+      out.by_run = [...document.querySelectorAll('.sortable tbody .run')].map(r => r.textContent);
+      out.named = [...document.querySelectorAll('.sortable tbody .figure-of')].every(f => f.offsetHeight > 5);
+      const pressed = run.getAttribute('aria-pressed');
+      out.sorted = [heads[0].getAttribute('aria-sort'), pressed, head.getAttribute('aria-sort')];
+      heads[0].querySelector('button').click();
+      const shown = [...document.querySelectorAll('.sortable tbody tr')].map(
+        r => [r.querySelector('.figure-of').textContent, r.querySelector('.figure-of').offsetHeight > 5]);
+      out.once = shown.map(([name, seen], i) => seen === (i === 0 || shown[i - 1][0] !== name)).every(Boolean);
       const across = document.querySelector('#axis-x');
       out.served = document.querySelectorAll('.tradeoff .name').length;
       out.hidden = across.closest('.choices').hidden;
@@ -75,6 +85,9 @@ def test_a_reader_can_sort_choose_axes_and_change_the_theme(browser, report, rea
     out = json.loads(read_page(dom).all("html")[0]["data-probe"])
     values = [float(v) for v in out["values"]]
     assert out["sort"] == "descending" and values == sorted(values, reverse=True)
+    assert out["by_run"] == sorted(out["by_run"], key=str.casefold) and out["sorted"] == ["ascending", "true", "none"]
+    assert out["named"], "sorted by run, every row says which figure it is"
+    assert out["once"], "sorted by figure, a figure is named in its first row"
     assert out["served"] == 5 and not out["hidden"]
     assert "against forget / privacy leakage" in out["title"]
     assert sorted(out["names"]) == sorted(run.label for run in report.runs)
@@ -97,15 +110,47 @@ def test_the_script_draws_the_tradeoff_as_the_page_was_served(browser, report, r
     ]
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser, report, read_page):
-    page = render(report).replace('"', "&quot;")
-    frame = f'<!DOCTYPE html><body><iframe id="phone" style="width:390px;height:800px" srcdoc="{page}"></iframe>'
-    frame += (
-        "<script>addEventListener('load', () => { const d = document.querySelector('#phone').contentDocument;"
-        "document.documentElement.dataset.probe = d.documentElement.scrollWidth; });</script>"
-    )
-    dom, _ = browser(frame, "--dump-dom")
-    assert int(read_page(dom).all("html")[0]["data-probe"]) <= 390
+def framed(page, width):
+    """``page`` in a frame of that width, for windows that no browser makes so narrow, and what its tables do there."""
+    source = page.replace("&", "&amp;").replace('"', "&quot;")
+    script = """
+      addEventListener('load', () => {
+        const d = document.querySelector('iframe').contentDocument;
+        const out = {wide: d.documentElement.scrollWidth, frames: []};
+        for (const f of d.querySelectorAll('.scroll')) {
+          for (let up = f.parentElement; up; up = up.parentElement) if (up.tagName === 'DETAILS') up.open = true;
+          f.scrollLeft = 9999;
+          const left = f.getBoundingClientRect().left;
+          const names = [...f.querySelectorAll('tr > :first-child')].map(c => c.getBoundingClientRect());
+          out.frames.push({
+            moved: f.scrollLeft, inside: f.clientWidth, whole: f.scrollWidth,
+            named: names.every(c => Math.abs(c.left - left) < 1.5 && c.width < 0.55 * f.clientWidth + 1),
+            reached: f.tabIndex === 0,
+          });
+        }
+        out.opened = d.documentElement.scrollWidth;
+        document.documentElement.dataset.probe = JSON.stringify(out);
+      });
+    """
+    frame = f'<iframe style="width:{width}px;height:800px;border:0" srcdoc="{source}"></iframe>'
+    return f"<!DOCTYPE html><body>{frame}<script>{script}</script>"
+
+
+@pytest.mark.parametrize("width", [390, 1200, 1600])
+@pytest.mark.parametrize("reports", [1, 4])
+def test_tables_scroll_in_frames_of_their_own_and_keep_the_names_of_rows_in_sight(
+    browser, report, read_page, make_report, width, reports
+):
+    """The page itself never scrolls sideways, however many runs and however long their names."""
+    page = render([report, *(make_report(f"another report with a long name {i}") for i in range(1, reports))])
+    dom, _ = browser(framed(page, width), "--dump-dom", "--window-size=1800,1000")
+    out = json.loads(read_page(dom).all("html")[0]["data-probe"])
+    assert out["wide"] <= width and out["opened"] <= width
+    assert len(out["frames"]) >= 4 and all(f["reached"] and f["named"] for f in out["frames"]), out["frames"]
+    if width == 390:
+        assert any(f["moved"] > 0 for f in out["frames"])
+    if width >= 1200 and reports == 1:
+        assert all(f["whole"] <= f["inside"] for f in out["frames"]), "one report fits a window of 1,200 pixels"
 
 
 def pixels(png):

@@ -143,8 +143,13 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unknown>")
 
 
-def decoder(words: int, layers: int, width: int, seed: int, positions: int = 64) -> LlamaForCausalLM:
-    """A Llama of that size with random weights; ``words`` is the size of the vocabulary without specials."""
+def decoder(
+    words: int, layers: int, width: int, seed: int, positions: int = 64, spread: float = 0.02
+) -> LlamaForCausalLM:
+    """A Llama of that size with random weights; ``words`` is the size of the vocabulary without specials.
+
+    ``spread`` is the weights' standard deviation: a narrow decoder learns by heart much sooner from larger ones.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -155,6 +160,7 @@ def decoder(words: int, layers: int, width: int, seed: int, positions: int = 64)
         num_attention_heads=width // 32,
         num_key_value_heads=width // 32,
         max_position_embeddings=positions,
+        initializer_range=spread,
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=None,

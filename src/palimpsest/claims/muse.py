@@ -118,7 +118,13 @@ class UtilityFallsWithSize(Claim):
         """Utility is KnowMem on articles that are never replayed."""
         from palimpsest.procedures.request_sweep import nested_folds, scalability
 
-        return _over_requests(budget, seeds, "articles", nested_folds, scalability)
+        def after(seed: int, method: str, read: Readers) -> list[Scores]:
+            requests = nested_folds(read.news.texts("forget"), FOLDS)
+            return scalability(
+                read.target, requests, lambda _, texts: _forgotten(budget, seed, method, len(texts)), read.utility
+            )
+
+        return _over_requests(budget, seeds, "articles", after)
 
 
 class UtilityFallsOverRequests(Claim):
@@ -132,51 +138,29 @@ class UtilityFallsOverRequests(Claim):
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
         """Utility is KnowMem on articles that are never replayed."""
+        from palimpsest.claims._news import unlearn
         from palimpsest.procedures.request_sweep import disjoint_folds, sustainability
 
-        return _over_requests(budget, seeds, "requests", disjoint_folds, sustainability)
+        def after(seed: int, method: str, read: Readers) -> list[Scores]:
+            def forget(model: nn.Module, texts: Sequence[Row]) -> nn.Module:
+                return unlearn(read, method, model, texts, lr=RATE, epochs=EPOCHS, seed=seed)
 
+            return sustainability(read.target, disjoint_folds(read.news.texts("forget"), FOLDS), forget, read.utility)
 
-_Sweep = Callable[
-    [
-        "nn.Module",
-        "list[list[Row]]",
-        "Callable[[nn.Module, Sequence[Row]], nn.Module]",
-        "Callable[[nn.Module], Scores]",
-    ],
-    "list[Scores]",
-]
+        return _over_requests(budget, seeds, "requests", after)
 
 
 def _over_requests(
-    budget: Budget,
-    seeds: Sequence[int],
-    what: str,
-    cut: Callable[[Sequence[Row], int], list[list[Row]]],
-    sweep: _Sweep,
+    budget: Budget, seeds: Sequence[int], what: str, after: Callable[[int, str, Readers], list[Scores]]
 ) -> Evidence:
-    """Utility after each request, for the methods that replay."""
+    """Utility ``after`` each request, of a seed and a method, for the methods that replay."""
     from palimpsest.claims._evidence import Condition, evidence, figure
-    from palimpsest.claims._news import readers, unlearn
+    from palimpsest.claims._news import readers
     from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
 
     conditions, figures = [], []
     for method in REPLAYING:
-        after: list[list[Scores]] = []
-        for seed in seeds:
-            read = readers(budget, seed)
-
-            def forget(
-                model: nn.Module,
-                texts: Sequence[Row],
-                read: Readers = read,
-                method: str = method,
-                seed: int = seed,
-            ) -> nn.Module:
-                return unlearn(read, method, model, texts, lr=RATE, epochs=EPOCHS, seed=seed)
-
-            after.append(sweep(read.target, cut(read.news.texts("forget"), FOLDS), forget, read.utility))
-        by_fold = list(zip(*after))
+        by_fold = list(zip(*(after(seed, method, readers(budget, seed)) for seed in seeds)))
         for number, scores in enumerate(by_fold, 1):
             figures.append(figure(f"utility, {method}, {number} of {FOLDS} {what}", bootstrap_over_seeds(scores)))
         change = paired_bootstrap_over_seeds(by_fold[0], by_fold[-1])
@@ -187,16 +171,21 @@ def _over_requests(
 @cache
 def _unlearned(budget: Budget, seeds: tuple[int, ...]) -> tuple[list[Readers], dict[str, list[nn.Module]]]:
     """Each seed's readers, and each method's model for each of them; made once a process, never to be changed."""
-    import copy
-
-    from palimpsest.claims._news import METHODS, readers, unlearn
+    from palimpsest.claims._news import METHODS, readers
 
     read = [readers(budget, seed) for seed in seeds]
-    models = {
-        name: [
-            unlearn(r, name, copy.deepcopy(r.target), r.news.texts("forget"), lr=RATE, epochs=EPOCHS, seed=seed)
-            for r, seed in zip(read, seeds)
-        ]
-        for name in METHODS
+    return read, {
+        name: [_forgotten(budget, seed, name, r.news.forget) for r, seed in zip(read, seeds)] for name in METHODS
     }
-    return read, models
+
+
+@cache
+def _forgotten(budget: Budget, seed: int, method: str, texts: int) -> nn.Module:
+    """A seed's target, unlearned of its first ``texts`` articles; made once a process, never to be changed."""
+    import copy
+
+    from palimpsest.claims._news import readers, unlearn
+
+    read = readers(budget, seed)
+    rows = read.news.texts("forget")[:texts]
+    return unlearn(read, method, copy.deepcopy(read.target), rows, lr=RATE, epochs=EPOCHS, seed=seed)

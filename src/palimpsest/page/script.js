@@ -21,25 +21,36 @@
     const rows = [...body.rows];
     body.classList.add("grouped");
     const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => head.querySelector("button")?.addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") === "none" ? !head.classList.contains("n") : head.getAttribute("aria-sort") !== "ascending";
-      for (const other of heads) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    // A row is named by its figure and its run, which are sorted apart; all other columns hold one value.
+    const parts = { Figure: ".figure-of", Run: ".run" };
+    const text = (row, selector) => row.cells[0].querySelector(selector).textContent;
+    const sort = (button, head, column) => {
       const number = head.classList.contains("n");
-      const key = (row) => number ? (row.cells[column].dataset.sort ?? "") : row.cells[column].textContent;
+      const chosen = button.getAttribute("aria-pressed") === "true";
+      const up = chosen ? head.getAttribute("aria-sort") !== "ascending" : !number;
+      for (const other of heads) {
+        if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+        for (const one of other.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button));
+      }
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const part = parts[button.textContent];
+      const key = (row) => number ? (row.cells[column].dataset.sort ?? "") : text(row, part);
       const sorted = rows.map((row, place) => [key(row), place, row]).sort(([a, i], [b, j]) => {
         if (number && (a === "" || b === "")) return (a === "") - (b === "") || i - j;
         const order = number ? a - b : a.localeCompare(b);
         return (up ? order : -order) || i - j;
       });
-      body.classList.toggle("grouped", column === 0);
+      body.classList.toggle("grouped", part === parts.Figure);
       let last = null;
       for (const [, , row] of sorted) {
-        row.classList.toggle("first", row.cells[0].textContent !== last);
-        last = row.cells[0].textContent;
+        row.classList.toggle("first", text(row, parts.Figure) !== last);
+        last = text(row, parts.Figure);
         body.append(row);
       }
-    }));
+    };
+    heads.forEach((head, column) => {
+      for (const button of head.querySelectorAll("button")) button.addEventListener("click", () => sort(button, head, column));
+    });
   }
 
   // Trade-off on other axes: the same frame, shapes and label spots as the drawing that came with the page.

@@ -53,7 +53,12 @@ def _row(name: str, cells: Iterable[str], kind: str = "") -> str:
 
 
 def _plain(text: str) -> str:
-    return f'<td class="n">{text}</td>'
+    return f'<td class="n">{_whole(text)}</td>'
+
+
+def _whole(text: str) -> str:
+    """A figure and its unit on one line: in a narrow column only the interval moves to the next."""
+    return text.replace(" ", "\u00a0")
 
 
 def points_table(report: Report, keys: Sequence[Key]) -> str:
@@ -77,7 +82,7 @@ def _score_cell(score: Score | None) -> str:
 def _cell(value: float, shown: str, aside: str = "", title: str = "") -> str:
     sort = f' data-sort="{value:.12g}"' if math.isfinite(value) else ""
     tip = f' title="{escape(title)}"' if title else ""
-    return f'<td class="n"{sort}{tip}>{shown} <span class="ci">{aside}</span></td>'
+    return f'<td class="n"{sort}{tip}>{_whole(shown)} <span class="ci">{aside}</span></td>'
 
 
 def curve_table(report: Report, labels: dict[str, str]) -> str:
@@ -139,9 +144,9 @@ def figure_table(report: Report) -> str:
     rows, last = [], None
     for s in report.scores:
         key = (s.role, s.audit)
-        name = f'{figure_name(*key)} <span class="unit">{escape(s.unit)}</span>'
-        cells = [f"<td>{escape(label_of(report, s.run))}</td>", _value_cell(s)]
-        cells += _change_cells(changes.get((s.run, *key)), reach.get(key, 0.0))
+        figure = f'{figure_name(*key)} <span class="unit">{escape(s.unit)}</span>'
+        name = f'<span class="figure-of">{figure}</span> <span class="run">{escape(label_of(report, s.run))}</span>'
+        cells = [_value_cell(s), *_change_cells(changes.get((s.run, *key)), reach.get(key, 0.0))]
         cells.append(_versus_cell(versus.get((s.run, *key))))
         rows.append(_row(name, cells, "" if key == last else "first"))
         last = key
@@ -151,15 +156,15 @@ def figure_table(report: Report) -> str:
         "All figures. Brackets hold 95 % paired bootstrap intervals over items and seeds; g is Hedges’ paired effect "
         "size; p is adjusted for all rows by Holm’s method, and its test is named when you point at it."
     )
-    columns = (("Figure", ""), ("Run", ""), *[(n, "n") for n in ("Value", "Change from before")], ("", "bar"))
-    columns += (("g", "n"), ("p", "n"), ("Against retrained", "n"))
-    return _table(note, [_sorting(*column) for column in columns], rows, "sortable", "grouped")
+    head = [_sorting("", "Figure", "Run"), _sorting("n", "Value"), _sorting("n", "Change from before"), "<td></td>"]
+    head += [_sorting("n", name) for name in ("g", "p", "Against retrained")]
+    return _table(note, head, rows, "sortable", "grouped")
 
 
-def _sorting(name: str, kind: str) -> str:
-    if not name:
-        return "<td></td>"
-    return f'<th scope="col" class="{kind}" aria-sort="none"><button type="button">{name}</button></th>'
+def _sorting(kind: str, *names: str) -> str:
+    """The head of a column that is sorted by any of the parts that its cells have."""
+    buttons = " ".join(f'<button type="button">{name}</button>' for name in names)
+    return f'<th scope="col" class="{kind}" aria-sort="none">{buttons}</th>'
 
 
 def _value_cell(s: Score) -> str:
