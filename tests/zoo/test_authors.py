@@ -35,18 +35,6 @@ def test_a_smaller_request_is_a_prefix_of_a_larger_one() -> None:
     assert articles(3, seed=7) == articles(30, seed=7)[:3]
 
 
-def test_people_from_a_number_on_are_those_of_a_longer_list() -> None:
-    assert authors(2, 3, first=4) == authors(6, 3)[12:] and articles(2, first=4) == articles(6)[4:]
-    assert holdout(1, 2, first=3) == holdout(4, 2)[6:]
-    forget, retain = (load({"zoo": "authors", "people": 4, "first": 8, "part": p}) for p in ("forget", "retain"))
-    assert sorted(r["id"] for r in forget + retain) == [
-        r["id"] for r in sorted(authors(4, first=8), key=lambda r: r["id"])
-    ]
-    for first, people in ((-1, 1), (9_999, 2), (10_000, 1)):
-        with pytest.raises(ValueError, match=r"is 0 to 9999|people is 1 to 1, not 2"):
-            authors(people, first=first)
-
-
 def test_the_same_seed_gives_the_same_rows_and_another_seed_other_people() -> None:
     assert authors(20, 12, seed=5) == authors(20, 12, seed=5)
     assert [row["subject"] for row in authors(20, 1, seed=5)] != [row["subject"] for row in authors(20, 1, seed=6)]
