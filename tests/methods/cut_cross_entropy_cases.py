@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import triton_interpreter
-from test_cut_cross_entropy import together
+from test_cut_cross_entropy import _bench, together
 from torch import Tensor
 
 from palimpsest.kernels.cut_cross_entropy import driver, filtered, linear_cross_entropy, plan
@@ -306,3 +307,13 @@ def test_the_choice_drops_the_least_and_never_a_target() -> None:
     assert choice.kept.tolist() == [[True, True, True, False, True], [False, True, True, False, False]]
     assert torch.allclose(choice.dropped, torch.tensor([0.04, 0.01]), rtol=1e-2)
     assert choice.share == pytest.approx(0.6)
+
+
+def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = _bench("cross_entropy")
+    bench.main(["--shapes", "tiny", "--repeats", "1", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    ours = [r for r in rows if r.get("way", "").startswith("ours")]
+    assert len(ours) == 6 and all(r["of_hidden"] < 0.01 and r["of_weight"] < 0.01 for r in ours)
+    assert [round(r["loss"], 2) for r in ours if r["logits"] == "trained"] == [1.5] * 3
+    assert "products" in capsys.readouterr().out

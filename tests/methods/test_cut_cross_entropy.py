@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -262,3 +264,19 @@ def together(backend: str, folder: Path) -> None:
 
 def test_a_head_spread_over_two_processes(tmp_path: Path) -> None:
     together("chunked", tmp_path)
+
+
+def _bench(name: str) -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_the_bench_runs_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    _bench("cross_entropy").main(["--shapes", "tiny", "--repeats", "1"])
+    printed = capsys.readouterr().out
+    assert "ours, exact" in printed and "eager" in printed and "not a measurement" in printed

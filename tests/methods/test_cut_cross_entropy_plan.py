@@ -57,7 +57,7 @@ class Follower:
     def take(self, step: Step, arenas: set[str]) -> None:
         part, signal = (step.first_row, step.stop_row), span(step.signal)
         size = ((step.rows - 1) * step.stride + step.columns) * self.shape.item
-        assert step.signal.size >= size and step.stride >= step.columns and step.stride % 8 == 0
+        assert step.signal.size >= size and step.stride >= step.columns and step.stride % 16 == 0
         assert step.signal.start % 256 == 0 and (step.sums is None or step.sums.start % 256 == 0)
         self._inside(signal, arenas)
         self._free_of(signal, [*self.final, *self.sums.values()])

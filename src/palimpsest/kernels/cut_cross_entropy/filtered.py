@@ -31,7 +31,7 @@ from palimpsest.kernels.cut_cross_entropy.kernels import kept_hidden_kernel, kep
 from palimpsest.kernels.cut_cross_entropy.plan import ALIGN, EXTRA
 from palimpsest.kernels.cut_cross_entropy.tiles import tiles_for
 
-__all__ = ["Choice", "Piece", "choose", "filtered_gradients", "groups"]
+__all__ = ["Choice", "Piece", "choose", "diagnose", "filtered_gradients", "groups"]
 
 MOST = 0.8  # of all blocks: where more are kept, whole products are faster
 ELEMENTS = 2**18  # blocks looked at together
@@ -75,6 +75,23 @@ def choose(
     if shards is not None:
         shards.add(dropped)
     return Choice(kept, dropped)
+
+
+def diagnose(
+    e: Tensor,
+    c: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    filter_eps: float,
+    softcap: float | None = None,
+    scale: float = 1.0,
+) -> Choice:
+    """What the filter would do with these tokens [N, D]: how many blocks stay, and what each token loses."""
+    head = Head(c.detach().contiguous(), bias, softcap, scale)
+    lse, blocks = driver.log_sums(e.detach().contiguous(), head, keep=True)
+    assert blocks is not None
+    return choose(blocks, lse, targets, len(c), filter_eps, None)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _capped(z, softcap):
     return tl.where(z < 0.0, -size, size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "v", "slices", "tiles_a_slice", "blocks_a_row"])
 def log_sum_kernel(
     e, c, bias, largest, total, blocks, n, v, d, e_stride, c_stride, slices, tiles_a_slice, blocks_a_row,
     scale, softcap,
@@ -127,7 +127,7 @@ def _joined(m, s, other_m, other_s):
     return higher, s * tl.exp2(m * LOG2_E - base) + other_s * tl.exp2(other_m * LOG2_E - base)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "v"])
 def target_kernel(
     e, c, bias, targets, out, n, v, d, e_stride, c_stride, scale, softcap,
     BIAS: tl.constexpr, CAP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -163,7 +163,7 @@ def _gradient(z, lse, of_all, of_target, hit, softcap, CAP: tl.constexpr):
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "v", "entry"])
 def signal_kernel(
     e, c, bias, targets, lse, of_all, of_target, out, n, v, d, e_stride, c_stride, out_stride, entry, scale, softcap,
     BIAS: tl.constexpr, CAP: tl.constexpr,
@@ -244,7 +244,7 @@ def kept_signal_kernel(
     tl.store(to, g.to(out.dtype.element_ty), mask=there[:, None] & (cols < stop)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns"])
 def kept_weight_kernel(
     e, c, pairs, table, g, into, bias_sums, d, e_stride, c_stride, into_stride, factor, bias_factor, columns,
     BIAS: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,

@@ -33,6 +33,7 @@ __all__ = ["EXTRA", "Machine", "Plan", "Room", "Shape", "Step", "plan"]
 
 EXTRA = 4 * 2**20  # bytes that may be allocated beside the gradients
 ALIGN = 256  # bytes: what a matrix product wants of its operands' first element
+STRIDE = 16  # numbers: a row of G begins where a tensor descriptor and a matrix product can load it
 CHUNKS = (1024, 2048, 4096, 8192)  # columns of G at a time
 PARTS = (1, 2, 4)  # of the tokens
 PART_ROWS = 128  # a part of the tokens is a multiple of as many
@@ -213,7 +214,7 @@ def _signal_alone(shape: Shape) -> list[Step]:
     n, w = shape.tokens, max(_columns(EXTRA, shape.tokens, shape.item, CHUNKS[-1]), FEWEST)
     bounds = [(first, min(first + w, shape.entries)) for first in range(0, shape.entries, w)]
     rooms = [Room("extra", 0, _signal_bytes(n, stop - first, shape.item)) for first, stop in bounds]
-    return [Step(0, n, *b, r, _up(b[1] - b[0], 8), hidden=False, weight=False) for b, r in zip(bounds, rooms)]
+    return [Step(0, n, *b, r, _up(b[1] - b[0], STRIDE), hidden=False, weight=False) for b, r in zip(bounds, rooms)]
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def _one_part(
                 first,
                 stop,
                 Room(signal.arena, signal.start, _signal_bytes(part[1] - part[0], stop - first, shape.item)),
-                _up(stop - first, 8),
+                _up(stop - first, STRIDE),
                 hidden=True,
                 weight=high == front,
                 sums=sums,
@@ -294,7 +295,7 @@ def _weight_only(shape: Shape, first: int) -> Iterator[Step]:
         size, after = _signal_bytes(n, w, item), _up(stop * line, ALIGN)
         fits = after + size <= shape.entries * line
         into = Room("weight", after, size) if fits and w > beside else Room("extra", 0, size)
-        yield Step(0, n, first, stop, into, _up(w, 8), hidden=False, weight=True)
+        yield Step(0, n, first, stop, into, _up(w, STRIDE), hidden=False, weight=True)
         first = stop
 
 
@@ -334,7 +335,7 @@ def _free(shape: Shape, part: tuple[int, int]) -> Room:
 
 
 def _signal_bytes(rows: int, columns: int, item: int) -> int:
-    return _up(rows * _up(columns, 8) * item, ALIGN)
+    return _up(rows * _up(columns, STRIDE) * item, ALIGN)
 
 
 def _columns(size: int, rows: int, item: int, most: int) -> int:
@@ -346,7 +347,7 @@ def _columns(size: int, rows: int, item: int, most: int) -> int:
 
 def _round_down(columns: int) -> int:
     """To whole tiles; to what a matrix product can load at once where there is not even one."""
-    return columns // 64 * 64 if columns >= 64 else max(columns, 0) // 8 * 8
+    return columns // 64 * 64 if columns >= 64 else max(columns, 0) // STRIDE * STRIDE
 
 
 def _up(value: int, multiple: int) -> int:
