@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from palimpsest.audit import Scores, Subject
     from palimpsest.combine import OneSidedProjection, Sum
     from palimpsest.compare import compare
+    from palimpsest.kernels.cut_cross_entropy import linear_cross_entropy
     from palimpsest.loop import Result, Training, fit
     from palimpsest.mask import Mask
     from palimpsest.measure import build_report
@@ -44,6 +45,7 @@ _HOMES = {
     "audit": ("Scores", "Subject"),
     "combine": ("OneSidedProjection", "Sum"),
     "compare": ("compare",),
+    "kernels.cut_cross_entropy": ("linear_cross_entropy",),
     "loop": ("Result", "Training", "fit"),
     "mask": ("Mask",),
     "measure": ("build_report",),

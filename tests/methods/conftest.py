@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from palimpsest.audit import Row
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not find what lies beside the tests
 
 
 class Scripted:

@@ -14,7 +14,7 @@ Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025
 Tags: cross-entropy, large vocabulary, memory.
 Differs: whole blocks of the vocabulary instead of tiles; no gradient filter and no vocabulary sorting, which pay only
 where a tile can be skipped; one value per token of log p (not its negative), with any upstream gradient; deterministic.
-See: ``linear_logits`` for methods that need all logits.
+See: ``linear_logits`` for methods that need all logits; ``cut_cross_entropy``, whose kernels do this on CUDA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["linear_log_probability", "linear_logits"]
+from palimpsest.kernels._inputs import check_inputs
+from palimpsest.kernels._shards import Shards
+
+__all__ = ["linear_log_probability", "linear_logits", "log_probability_and_log_sum"]
 
 TOKENS = 2048  # rows of one block: more do not make the matrix products faster, only the buffers larger
 ENTRIES = 1024  # columns of one block, unless the caller says otherwise
@@ -61,11 +64,37 @@ def linear_log_probability(
 
     Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
     """
-    _check(hidden, weight, targets, bias, softcap, ignore_index, chunk)
-    if not torch.is_grad_enabled():  # inside the Function grad mode is always off, and requires_grad would mislead it
+    check_inputs("linear_log_probability", hidden, weight, targets, bias, softcap, ignore_index, chunk)
+    if hidden.is_cuda:
+        from palimpsest.kernels.cut_cross_entropy import by_triton, negative_log_probability
+
+        if by_triton(hidden, weight, bias):
+            return -negative_log_probability(hidden, weight, targets, bias, softcap, scale, ignore_index)
+    given = (hidden, weight, targets, bias, softcap, scale, ignore_index, chunk, even)
+    return log_probability_and_log_sum(*given, log_sum=False)[0]
+
+
+def log_probability_and_log_sum(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    scale: float,
+    ignore_index: int,
+    chunk: int | None = None,
+    even: bool = False,
+    log_sum: bool = True,
+    shards: Shards | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What ``linear_log_probability`` computes on any device, unchecked, and each token's log-sum-exp, 0 where ignored.
+
+    Both can be differentiated, the second only with ``log_sum``; ``shards`` says what of a group's weight this is.
+    """
+    if not torch.is_grad_enabled():  # inside the Function grad mode is always off: requires_grad would mislead it
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]), even)
-    result: Tensor = _LinearLogProbability.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
+    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]), even, log_sum, shards)
+    result: tuple[Tensor, Tensor] = _LinearLogProbability.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -94,6 +123,8 @@ class _Options:
     ignore_index: int
     chunk: int
     even: bool
+    log_sum: bool
+    shards: Shards | None
 
 
 @dataclass(frozen=True)
@@ -139,9 +170,9 @@ class _Problem:
         self.weight, self.bias, self.options = weight, bias, options
         self.dtype = _working_dtype(hidden, weight, bias)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        flat_targets = targets.reshape(-1)
+        own = targets.reshape(-1) if index is None else targets.reshape(-1)[index]
         self.hidden = (flat if index is None else flat[index]).to(self.dtype)  # [N, D]
-        self.targets = flat_targets if index is None else flat_targets[index]  # [N]
+        self.targets = own if options.shards is None else own - options.shards.first  # [N]
 
     @cached_property
     def buffers(self) -> Tensor:
@@ -196,9 +227,13 @@ def _log_probability(problem: _Problem, with_direction: bool) -> tuple[Tensor, T
                 block.probability.mul_((block.log_sum - log_sum[rows]).exp().unsqueeze(1))
                 block.apply_softcap_slope(softcap)
                 mean[rows].mul_((before - log_sum[rows]).exp().unsqueeze(1)).addmm_(block.probability, part.weight)
-    log_p = chosen - log_sum
     if problem.bias is not None and softcap is None:
-        log_p.masked_fill_(problem.bias[problem.targets] == -torch.inf, -torch.inf)
+        here = (problem.targets >= 0) & (problem.targets < len(problem.bias))
+        masked = problem.bias[problem.targets.clamp(0, len(problem.bias) - 1)] == -torch.inf
+        chosen.masked_fill_(here & masked, -torch.inf)
+    if problem.options.shards is not None:
+        log_sum, chosen = problem.options.shards.joined(log_sum, chosen)
+    log_p = chosen - log_sum
     if mean is None:
         return log_p, log_sum, None
     direction = problem.weight[problem.targets].to(problem.dtype)  # [N, D]
@@ -208,14 +243,18 @@ def _log_probability(problem: _Problem, with_direction: bool) -> tuple[Tensor, T
 
 
 def _gradients(
-    problem: _Problem, log_sum: Tensor, upstream: Tensor, needs: tuple[bool, bool, bool]
+    problem: _Problem, log_sum: Tensor, upstream: Tensor, of_sum: Tensor | None, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients with respect to the counted tokens' hidden states [N, D], the weight [V, D] and the bias [V]."""
+    """Gradients with respect to the counted tokens' hidden states [N, D], the weight [V, D] and the bias [V].
+
+    ``upstream`` is that of log p, ``of_sum`` that of the log-sum-exp.
+    """
     scale, empty = problem.options.scale, len(problem.targets) == 0
     new = torch.zeros_like if empty else torch.empty_like  # every entry is written below, if there is a token
     for_hidden = torch.zeros_like(problem.hidden) if needs[0] else None
     for_weight = new(problem.weight) if needs[1] else None
     for_bias = torch.zeros_like(problem.bias) if needs[2] and problem.bias is not None else None
+    of_all = -upstream if of_sum is None else of_sum - upstream
     for part in problem.parts():
         weight_sum = torch.empty(0)
         if for_weight is not None:
@@ -223,20 +262,22 @@ def _gradients(
             weight_sum = own if own.dtype == problem.dtype else own.to(problem.dtype)
         bias_sum = problem.hidden.new_zeros(part.stop - part.start)
         for block in problem.blocks(part):
-            g = upstream[block.rows]
-            signal = block.probability.mul_((g * (block.log_sum - log_sum[block.rows]).exp()).neg_().unsqueeze(1))
-            signal[block.hit, block.column] += g[block.hit]
+            rows = block.rows
+            signal = block.probability.mul_((of_all[rows] * (block.log_sum - log_sum[rows]).exp()).unsqueeze(1))
+            signal[block.hit, block.column] += upstream[rows][block.hit]
             block.apply_softcap_slope(problem.options.softcap)
             if for_hidden is not None:
-                for_hidden[block.rows].addmm_(signal, part.weight, alpha=scale)
+                for_hidden[rows].addmm_(signal, part.weight, alpha=scale)
             if for_weight is not None:
-                weight_sum.addmm_(signal.T, block.hidden, beta=int(block.rows.start > 0), alpha=scale)
+                weight_sum.addmm_(signal.T, block.hidden, beta=int(rows.start > 0), alpha=scale)
             if for_bias is not None:
                 bias_sum.add_(signal.sum(dim=0))
         if for_weight is not None and weight_sum.dtype != for_weight.dtype:
             for_weight[part.start : part.stop] = weight_sum
         if for_bias is not None:
             for_bias[part.start : part.stop] = bias_sum
+    if for_hidden is not None and problem.options.shards is not None:
+        problem.options.shards.add(for_hidden)
     return for_hidden, for_weight, for_bias
 
 
@@ -293,46 +334,57 @@ class _LinearLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         counted = targets.reshape(-1) != options.ignore_index
         index = None if bool(counted.all()) else counted.nonzero().squeeze(1)
         with torch.autocast(hidden.device.type, enabled=False):
             problem = _Problem(hidden, weight, bias, targets, index, options)
             needs = ctx.needs_input_grad[:3]
-            only_hidden, direction, ctx.even = needs == (True, False, False), None, None
-            if options.even and any(needs) and not only_hidden and weight.dtype == problem.dtype:
+            ctx.only_hidden = needs == (True, False, False) and not options.log_sum and options.shards is None
+            direction, ctx.even = None, None
+            at_once = options.even and any(needs) and not ctx.only_hidden and options.shards is None
+            if at_once and weight.dtype == problem.dtype:
                 log_p, log_sum, *ctx.even = _with_gradients(problem, needs)
             else:
-                log_p, log_sum, direction = _log_probability(problem, with_direction=only_hidden)
+                log_p, log_sum, direction = _log_probability(problem, with_direction=ctx.only_hidden)
         ctx.options, ctx.shape, ctx.dtype = options, hidden.shape, hidden.dtype
-        if only_hidden:
+        ctx.set_materialize_grads(False)
+        if ctx.only_hidden:
             ctx.save_for_backward(direction, index)
         else:
             ctx.save_for_backward(hidden, weight, bias, targets, index, log_sum)
-        return _scatter(log_p, index, targets.shape)
+        sums = _scatter(log_sum.clone(), index, targets.shape)
+        if not options.log_sum:
+            ctx.mark_non_differentiable(sums)
+        return _scatter(log_p, index, targets.shape), sums
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True; once_differentiable lets that pass where upstream is constant
             raise RuntimeError(
                 "linear_log_probability: gradients can be taken once only; "
                 "where a gradient is differentiated (create_graph=True) start from linear_logits."
             )
-        if ctx.needs_input_grad[:3] == (True, False, False):
+        if upstream is None and of_sum is None:
+            return (None,) * 5
+        if ctx.only_hidden:
+            assert upstream is not None
             direction, index = ctx.saved_tensors
             g = _gather(upstream, index).to(direction.dtype)
             for_hidden = (direction * g.unsqueeze(1)).to(ctx.dtype)
             return _scatter(for_hidden, index, ctx.shape), None, None, None, None
         hidden, weight, bias, targets, index, log_sum = ctx.saved_tensors
-        g = _gather(upstream, index).to(log_sum.dtype)
+        g = torch.zeros_like(log_sum) if upstream is None else _gather(upstream, index).to(log_sum.dtype)
+        of_sum = None if of_sum is None else _gather(of_sum, index).to(log_sum.dtype)
         made, ctx.even = ctx.even, None  # used up: a second backward computes them again
-        if made is not None and bool((g == g[:1]).all()):
+        if made is not None and of_sum is None and bool((g == g[:1]).all()):
             for_hidden, for_weight, for_bias = (m if m is None or not len(g) else m.mul_(g[0]) for m in made)
             del made  # a gradient that somebody else holds would be copied
         else:
             with torch.autocast(hidden.device.type, enabled=False):
                 problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
-                for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, ctx.needs_input_grad[:3])
+                needs = ctx.needs_input_grad[:3]
+                for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, of_sum, needs)
         if for_hidden is not None:
             for_hidden = _scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
         return for_hidden, for_weight, for_bias, None, None
@@ -354,38 +406,3 @@ def _scatter(values: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
 
 def _working_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def _check(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    softcap: float | None,
-    ignore_index: int,
-    chunk: int | None,
-) -> None:
-    place = "linear_log_probability"
-    if weight.dim() != 2 or hidden.dim() < 1 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"{place}: pass hidden [..., D] and weight [V, D] with one D, "
-            f"not {list(hidden.shape)} and {list(weight.shape)}."
-        )
-    if targets.shape != hidden.shape[:-1]:
-        raise ValueError(
-            f"{place}: pass one target per token, shape {list(hidden.shape[:-1])}, not {list(targets.shape)}."
-        )
-    if targets.dtype != torch.int64:
-        raise ValueError(f"{place}: pass targets as torch.int64, not {targets.dtype}.")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{place}: pass a bias of shape {list(weight.shape[:1])}, not {list(bias.shape)}.")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"{place}: chunk must be at least 1 vocabulary entry, not {chunk}.")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"{place}: softcap must be above 0 or None, not {softcap}.")
-    wrong = (targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{place}: target {int(targets[wrong][0])} is outside the vocabulary of {weight.shape[0]} entries; "
-            f"mark tokens that do not count with ignore_index ({ignore_index})."
-        )

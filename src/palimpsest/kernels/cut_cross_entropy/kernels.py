@@ -1,0 +1,301 @@
+"""The Triton kernels: log-sum-exp of logits that are never stored, target logits, and chunks of their gradient.
+
+All products are summed in float32 and no kernel waits for, or adds to what is written by, another program: results do
+not depend on the order in which programs run.  A logit is  z = softcap * tanh((scale * e . c + bias) / softcap);  it
+leaves the registers only as its share of a sum or as its gradient, so it is never rounded.
+
+Matrices are read by tensor descriptors (TMA) where ``TMA`` is set and by pointers elsewhere.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "kept_hidden_kernel",
+    "kept_signal_kernel",
+    "kept_weight_kernel",
+    "log_sum_kernel",
+    "signal_kernel",
+    "target_kernel",
+]
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _products(
+    e, c, row, col, n, v, d, e_stride, c_stride,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr,
+    TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """e[row:, :] @ c[col:, :].T, [ROWS, ENTRIES] in float32."""
+    total = tl.zeros((ROWS, ENTRIES), dtype=tl.float32)
+    if TMA:
+        for k in range(0, d, WIDTH):
+            total = tl.dot(e.load([row, k]), c.load([col, k]).T, total, input_precision=PRECISION)
+    else:
+        rows, cols, depth = row + tl.arange(0, ROWS), col + tl.arange(0, ENTRIES), tl.arange(0, WIDTH)
+        e_at = e + rows.to(tl.int64)[:, None] * e_stride + depth[None, :]
+        c_at = c + cols.to(tl.int64)[None, :] * c_stride + depth[:, None]
+        for k in range(0, d, WIDTH):
+            inside = depth < d - k
+            a = tl.load(e_at + k, mask=(rows < n)[:, None] & inside[None, :], other=0.0)
+            b = tl.load(c_at + k, mask=(cols < v)[None, :] & inside[:, None], other=0.0)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _logits(total, bias, cols, v, scale, softcap, BIAS: tl.constexpr, CAP: tl.constexpr):
+    """Scale, bias and cap, with -inf behind the last entry."""
+    z = total * scale
+    if BIAS:
+        z += tl.load(bias + cols, mask=cols < v, other=0.0).to(tl.float32)[None, :]
+    if CAP:
+        z = _capped(z, softcap)
+    return tl.where((cols < v)[None, :], z, float("-inf"))
+
+
+@triton.jit
+def _capped(z, softcap):
+    """softcap * tanh(z / softcap), by an exponential that cannot overflow."""
+    small = tl.exp2(tl.abs(z) * (-2.0 * LOG2_E / softcap))
+    size = softcap * (1.0 - small) / (1.0 + small)
+    return tl.where(z < 0.0, -size, size)
+
+
+@triton.jit(do_not_specialize=["n", "v", "slices", "tiles_a_slice", "blocks_a_row"])
+def log_sum_kernel(
+    e, c, bias, largest, total, blocks, n, v, d, e_stride, c_stride, slices, tiles_a_slice, blocks_a_row,
+    scale, softcap,
+    BIAS: tl.constexpr, CAP: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, FLATTEN: tl.constexpr,
+    TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A block of rows over one slice of the vocabulary: its largest logit and the sum of exponentials beside it.
+
+    They go to ``largest`` and ``total`` [n, slices].  With ``KEEP`` the log-sum-exp of every ``BLOCK`` entries goes to
+    ``blocks`` [n, blocks_a_row]; a slice is then a whole number of blocks.
+    """
+    row_blocks = tl.cdiv(n, ROWS)
+    together = GROUP * slices
+    first_block = tl.program_id(0) // together * GROUP
+    size = tl.minimum(row_blocks - first_block, GROUP)
+    inside = tl.program_id(0) % together
+    row, part = (first_block + inside % size) * ROWS, inside // size
+    rows = row + tl.arange(0, ROWS)
+    m = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    s = tl.zeros((ROWS,), dtype=tl.float32)
+    block_m, block_s = m, s
+    stop = tl.minimum((part + 1) * tiles_a_slice, tl.cdiv(v, ENTRIES))
+    for tile in tl.range(part * tiles_a_slice, stop, flatten=FLATTEN):
+        z = _products(
+            e, c, row, tile * ENTRIES, n, v, d, e_stride, c_stride, ROWS, ENTRIES, WIDTH, TMA, PRECISION
+        )  # fmt: skip
+        z = _logits(z, bias, tile * ENTRIES + tl.arange(0, ENTRIES), v, scale, softcap, BIAS, CAP)
+        block_m, block_s = _added(block_m, block_s, z)
+        if KEEP:  # noqa: SIM102, a constant: what is not asked for is not compiled
+            if (tile + 1) % (BLOCK // ENTRIES) == 0 or tile + 1 == stop:
+                at = blocks + rows.to(tl.int64) * blocks_a_row + tile // (BLOCK // ENTRIES)
+                tl.store(at, (block_m + tl.log2(block_s) / LOG2_E).to(tl.float16), mask=rows < n)
+                m, s = _joined(m, s, block_m, block_s)
+                block_m = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+                block_s = tl.zeros((ROWS,), dtype=tl.float32)
+    if not KEEP:
+        m, s = block_m, block_s
+    at = rows.to(tl.int64) * slices + part
+    tl.store(largest + at, m, mask=rows < n)
+    tl.store(total + at, s, mask=rows < n)
+
+
+@triton.jit
+def _added(m, s, z):
+    """The running largest logit and sum of exponentials with the logits ``z`` [ROWS, ENTRIES] added."""
+    higher = tl.maximum(m, tl.max(z, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher) * LOG2_E  # a row whose entries are all masked so far
+    s = s * tl.exp2(m * LOG2_E - base) + tl.sum(tl.exp2(z * LOG2_E - base[:, None]), 1)
+    return higher, s
+
+
+@triton.jit
+def _joined(m, s, other_m, other_s):
+    """Two running sums as one."""
+    higher = tl.maximum(m, other_m)
+    base = tl.where(higher == float("-inf"), 0.0, higher) * LOG2_E
+    return higher, s * tl.exp2(m * LOG2_E - base) + other_s * tl.exp2(other_m * LOG2_E - base)
+
+
+@triton.jit(do_not_specialize=["n", "v"])
+def target_kernel(
+    e, c, bias, targets, out, n, v, d, e_stride, c_stride, scale, softcap,
+    BIAS: tl.constexpr, CAP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """out_i = the logit of row i's target; 0 where it is not among these entries."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    target = tl.load(targets + rows, mask=rows < n, other=-1)
+    here = (target >= 0) & (target < v)
+    target = tl.where(here, target, 0).to(tl.int64)
+    depth = tl.arange(0, WIDTH)
+    sums = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    for k in range(0, d, WIDTH):
+        mask = here[:, None] & (depth < d - k)[None, :]
+        a = tl.load(e + rows.to(tl.int64)[:, None] * e_stride + k + depth[None, :], mask=mask, other=0.0)
+        b = tl.load(c + target[:, None] * c_stride + k + depth[None, :], mask=mask, other=0.0)
+        sums += a.to(tl.float32) * b.to(tl.float32)
+    z = tl.sum(sums, 1) * scale
+    if BIAS:  # once a row, whatever its width
+        z += tl.load(bias + target, mask=here, other=0.0).to(tl.float32)
+    if CAP:
+        z = _capped(z, softcap)
+    tl.store(out + rows, tl.where(here, z, 0.0), mask=rows < n)
+
+
+@triton.jit
+def _gradient(z, lse, of_all, of_target, hit, softcap, CAP: tl.constexpr):
+    """d loss / d (scale * e . c + bias) from capped logits: softmax * of_all, less of_target where it is the target."""
+    g = tl.exp2((z - lse[:, None]) * LOG2_E) * of_all[:, None]
+    g = tl.where(hit, g - of_target[:, None], g)
+    if CAP:
+        share = tl.where(z == float("-inf"), 0.0, z) / softcap
+        g *= 1.0 - share * share
+    return g
+
+
+@triton.jit(do_not_specialize=["n", "v", "entry"])
+def signal_kernel(
+    e, c, bias, targets, lse, of_all, of_target, out, n, v, d, e_stride, c_stride, out_stride, entry, scale, softcap,
+    BIAS: tl.constexpr, CAP: tl.constexpr,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, FLATTEN: tl.constexpr,
+    TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """G for n rows and the v entries from ``entry`` on, of which ``c`` and ``bias`` hold just these.
+
+    A program stays on its processor and takes one tile after the other.
+    """
+    row_blocks, col_blocks = tl.cdiv(n, ROWS), tl.cdiv(v, ENTRIES)
+    for tile in tl.range(tl.program_id(0), row_blocks * col_blocks, tl.num_programs(0), flatten=FLATTEN):
+        first_block = tile // (GROUP * col_blocks) * GROUP
+        size = tl.minimum(row_blocks - first_block, GROUP)
+        inside = tile % (GROUP * col_blocks)
+        row, col = (first_block + inside % size) * ROWS, inside // size * ENTRIES
+        z = _products(e, c, row, col, n, v, d, e_stride, c_stride, ROWS, ENTRIES, WIDTH, TMA, PRECISION)
+        rows, cols = row + tl.arange(0, ROWS), col + tl.arange(0, ENTRIES)
+        z = _logits(z, bias, cols, v, scale, softcap, BIAS, CAP)
+        there = rows < n
+        g = _gradient(
+            z,
+            tl.load(lse + rows, mask=there, other=float("inf")),
+            tl.load(of_all + rows, mask=there, other=0.0),
+            tl.load(of_target + rows, mask=there, other=0.0),
+            (cols + entry)[None, :] == tl.load(targets + rows, mask=there, other=-1)[:, None],
+            softcap,
+            CAP,
+        )
+        if TMA:
+            out.store([row, col], g.to(out.dtype))
+        else:
+            at = out + rows.to(tl.int64)[:, None] * out_stride + cols[None, :]
+            tl.store(at, g.to(out.dtype.element_ty), mask=there[:, None] & (cols < v)[None, :])
+
+
+@triton.jit
+def _piece(table):
+    """Where a piece's pairs start, how many, its entries' bounds, and where its G begins."""
+    start, count, first = tl.load(table), tl.load(table + 1).to(tl.int32), tl.load(table + 2).to(tl.int32)
+    return start, count, first, tl.load(table + 3).to(tl.int32), tl.load(table + 4)
+
+
+@triton.jit
+def kept_signal_kernel(
+    e, c, bias, pairs, table, targets, lse, of_all, of_target, out, d, e_stride, c_stride, scale, softcap,
+    BIAS: tl.constexpr, CAP: tl.constexpr,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """G of some entries for the tokens that keep them; a program of the grid's first dimension takes one tile."""
+    start, count, first, stop, at = _piece(table + tl.program_id(1) * 5)
+    row_tiles = tl.cdiv(count, ROWS)
+    if tl.program_id(0) >= row_tiles * tl.cdiv(stop - first, ENTRIES):
+        return
+    local = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
+    cols = first + tl.program_id(0) // row_tiles * ENTRIES + tl.arange(0, ENTRIES)
+    there, depth = local < count, tl.arange(0, WIDTH)
+    rows = tl.load(pairs + start + local, mask=there, other=0)
+    e_at = e + rows.to(tl.int64)[:, None] * e_stride + depth[None, :]
+    c_at = c + cols.to(tl.int64)[None, :] * c_stride + depth[:, None]
+    total = tl.zeros((ROWS, ENTRIES), dtype=tl.float32)
+    for k in range(0, d, WIDTH):
+        inside = depth < d - k
+        a = tl.load(e_at + k, mask=there[:, None] & inside[None, :], other=0.0)
+        b = tl.load(c_at + k, mask=(cols < stop)[None, :] & inside[:, None], other=0.0)
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    z = _logits(total, bias, cols, stop, scale, softcap, BIAS, CAP)
+    g = _gradient(
+        z,
+        tl.load(lse + rows, mask=there, other=float("inf")),
+        tl.load(of_all + rows, mask=there, other=0.0),
+        tl.load(of_target + rows, mask=there, other=0.0),
+        cols[None, :] == tl.load(targets + rows, mask=there, other=-1)[:, None],
+        softcap,
+        CAP,
+    )
+    to = out + at + local.to(tl.int64)[:, None] * (stop - first) + (cols - first)[None, :]
+    tl.store(to, g.to(out.dtype.element_ty), mask=there[:, None] & (cols < stop)[None, :])
+
+
+@triton.jit(do_not_specialize=["columns"])
+def kept_weight_kernel(
+    e, c, pairs, table, g, into, bias_sums, d, e_stride, c_stride, into_stride, factor, bias_factor, columns,
+    BIAS: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[ENTRIES, WIDTH] of dC, summed over the tokens that keep these entries, and of d bias in the first column."""
+    start, count, first, stop, at = _piece(table + tl.program_id(1) * 5)
+    cols = tl.program_id(0) % columns * ENTRIES + tl.arange(0, ENTRIES)  # in the piece
+    wide = tl.program_id(0) // columns * WIDTH + tl.arange(0, WIDTH)
+    here = cols < stop - first
+    total = tl.zeros((ENTRIES, WIDTH), dtype=tl.float32)
+    of_bias = tl.zeros((ENTRIES,), dtype=tl.float32)
+    for row in range(0, count, ROWS):
+        local = row + tl.arange(0, ROWS)
+        there = local < count
+        rows = tl.load(pairs + start + local, mask=there, other=0)
+        g_at = g + at + local.to(tl.int64)[:, None] * (stop - first) + cols[None, :]
+        signal = tl.load(g_at, mask=there[:, None] & here[None, :], other=0.0)
+        states = tl.load(
+            e + rows.to(tl.int64)[:, None] * e_stride + wide[None, :],
+            mask=there[:, None] & (wide < d)[None, :],
+            other=0.0,
+        )
+        total = tl.dot(tl.trans(signal), states, total, input_precision=PRECISION)
+        if BIAS:
+            of_bias += tl.sum(signal.to(tl.float32), 0)
+    to = into + (first + cols).to(tl.int64)[:, None] * into_stride + wide[None, :]
+    tl.store(to, (total * factor).to(into.dtype.element_ty), mask=here[:, None] & (wide < d)[None, :])
+    if BIAS:
+        tl.store(bias_sums + first + cols, of_bias * bias_factor, mask=here & (tl.program_id(0) // columns == 0))
+
+
+@triton.jit
+def kept_hidden_kernel(
+    e, c, pairs, table, g, sums, d, e_stride, c_stride, factor,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Adds a piece's share of dE to ``sums`` [N, d], for the tokens that keep it; no two programs write the same."""
+    start, count, first, stop, at = _piece(table)
+    local = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    wide = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    there = local < count
+    total = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    for col in range(0, stop - first, ENTRIES):
+        cols = col + tl.arange(0, ENTRIES)
+        here = cols < stop - first
+        g_at = g + at + local.to(tl.int64)[:, None] * (stop - first) + cols[None, :]
+        signal = tl.load(g_at, mask=there[:, None] & here[None, :], other=0.0)
+        c_at = c + (first + cols).to(tl.int64)[:, None] * c_stride + wide[None, :]
+        weight = tl.load(c_at, mask=here[:, None] & (wide < d)[None, :], other=0.0)
+        total = tl.dot(signal, weight, total, input_precision=PRECISION)
+    rows = tl.load(pairs + start + local, mask=there, other=0)
+    to = sums + rows.to(tl.int64)[:, None] * d + wide[None, :]
+    mask = there[:, None] & (wide < d)[None, :]
+    tl.store(to, tl.load(to, mask=mask, other=0.0) + total * factor, mask=mask)

@@ -1,0 +1,79 @@
+"""How large a piece of a matrix product each Triton kernel takes, by kind of chip and of number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["CANDIDATES", "Tile", "Tiles", "tiles_for"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``rows`` x ``entries`` results, summed over steps of ``width``; ``group`` row blocks pass together through L2."""
+
+    rows: int
+    entries: int
+    width: int
+    warps: int = 8
+    stages: int = 3
+    group: int = 16
+    flatten: bool = False
+    """Make one loop of the tiles and of their sums, so that loads of a tile overlap the end of the one before."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of the kernels: log-sum-exp, chunk of G, and the three of the filtered backward."""
+
+    log_sum: Tile
+    signal: Tile
+    kept_signal: Tile
+    kept_weight: Tile
+    kept_hidden: Tile
+
+
+_HOPPER = Tiles(
+    log_sum=Tile(128, 256, 64),
+    signal=Tile(128, 256, 64),
+    kept_signal=Tile(128, 256, 64),
+    kept_weight=Tile(64, 128, 256),  # [entries, width] results, summed over tokens
+    kept_hidden=Tile(128, 64, 128),  # [rows, width] results, summed over entries
+)
+_AMPERE = Tiles(
+    log_sum=Tile(128, 128, 32),
+    signal=Tile(128, 128, 32),
+    kept_signal=Tile(128, 128, 32),
+    kept_weight=Tile(32, 128, 128),
+    kept_hidden=Tile(128, 32, 128),
+)
+_FLOAT32 = Tiles(*[Tile(64, 64, 32, warps=4, stages=2)] * 5)
+_INTERPRETED = Tiles(
+    log_sum=Tile(16, 64, 32, group=2),
+    signal=Tile(32, 64, 32, group=2),
+    kept_signal=Tile(16, 64, 32),
+    kept_weight=Tile(32, 16, 32),
+    kept_hidden=Tile(16, 64, 32),
+)
+
+CANDIDATES = (
+    Tile(128, 256, 64, warps=8, stages=3),
+    Tile(128, 256, 64, warps=8, stages=4),
+    Tile(128, 256, 64, warps=8, stages=3, flatten=True),
+    Tile(128, 256, 64, warps=8, stages=3, group=8),
+    Tile(256, 128, 64, warps=8, stages=3),
+    Tile(128, 128, 64, warps=4, stages=3),
+    Tile(128, 128, 64, warps=8, stages=4),
+    Tile(64, 256, 64, warps=4, stages=4),
+)
+"""What ``bench/cross_entropy.py`` tries for the two kernels that make logits."""
+
+
+def tiles_for(device: torch.device, dtype: torch.dtype) -> Tiles:
+    """Fixed for a chip, not timed at run time: another choice would sum in another order and change the last digits."""
+    if device.type != "cuda":
+        return _INTERPRETED
+    if dtype == torch.float32:
+        return _FLOAT32
+    return _HOPPER if torch.cuda.get_device_capability(device)[0] >= 9 else _AMPERE
