@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from curves import measured
 from markdown_text import code, escape, table
 from palimpsest.report import Report, Run, StageFigure
 from palimpsest.verdict import decimals, number
@@ -19,6 +20,8 @@ from palimpsest.verification import commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "results" / "studies"
+MOST_PICTURES = 6
+"""A study that watched more quantities than this leaves their curves to its report."""
 
 
 def load_studies(folder: Path) -> dict[str, Report]:
@@ -39,6 +42,9 @@ def study_page(report: Report) -> str:
         parts += [f"## {escape(role)}", _figures(report, role, audits)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
         parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
+    pictures = _pictures(report)
+    if pictures:
+        parts += ["## On the way", *pictures]
     parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
@@ -56,23 +62,51 @@ def studies_index(studies: dict[str, Report]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def _pictures(report: Report) -> list[str]:
+    """What stages measured on the way, a picture for each quantity with a line for each run.
+
+    Lines that coincide are drawn once: a run may stand in a recipe under two names.
+    """
+    labels = {run.name: run.label or run.name for run in report.runs}
+    names = list(dict.fromkeys(curve.name for curve in report.curves if "(every " in curve.name))
+    if len(names) > MOST_PICTURES:
+        return []
+    found = []
+    for name in names:
+        drawn = {
+            tuple(p for p in c.points if math.isfinite(p[1])): labels[c.run] for c in report.curves if c.name == name
+        }
+        lines = {label: points for points, label in drawn.items() if points}
+        if lines:
+            found.append(measured(lines, f"{name}, mean over the seeds"))
+    return found
+
+
 def _figures(report: Report, role: str, audits: Sequence[str]) -> str:
-    """One line a run, one column an audit: the figure and its interval."""
+    """One line a run, and for each audit the figure and its interval, then the paired difference to the retrained."""
     found = {(s.run, s.audit): s for s in report.scores if s.role == role}
-    header = ["", *(f"{escape(audit)} ({_direction(report, role, audit)})" for audit in audits)]
+    versus = {(v.run, v.audit): v for v in report.versus if v.role == role and v.kind == "difference"}
+    compared = {audit for _, audit in versus}
+    header = [""]
+    for audit in audits:
+        header.append(f"{escape(audit)} ({_direction(report, role, audit)})")
+        header += [f"{escape(audit)} minus retrained"] if audit in compared else []
     lines = []
     for run in report.runs:
         line = [escape(run.label or run.name)]
         for audit in audits:
-            score = found.get((run.name, audit))
-            if score is None:
-                line.append("")
-                continue
-            digits = decimals(score.value)
-            low, high = number(score.low, digits), number(score.high, digits)
-            line.append(f"{number(score.value, digits)} ({low} to {high})")
+            score, other = found.get((run.name, audit)), versus.get((run.name, audit))
+            line.append("" if score is None else _spanned(score.value, score.low, score.high))
+            if audit in compared:
+                line.append("" if other is None else _spanned(other.value, other.low, other.high))
         lines.append(line)
     return table(header, lines)
+
+
+def _spanned(value: float, low: float, high: float) -> str:
+    """A value and its interval, in as many digits as the value takes."""
+    digits = decimals(value)
+    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def _over_stages(report: Report, audit: str) -> str:
