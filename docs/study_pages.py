@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from curves import measured
 from markdown_text import code, escape, table
-from palimpsest.report import Report, Run, StageFigure
+from palimpsest.report import Report, Run, Score, StageFigure, Versus
 from palimpsest.verdict import decimals, number
 from palimpsest.verification import commit_of
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "results" / "studies"
 WIDE = "---\nhide: [toc]\n---"
 """The head of a page whose tables need the room of the table of contents."""
+MOST_PICTURES = 6
+"""A study that watched more quantities than this leaves their curves to its report."""
 
 
 def load_studies(folder: Path) -> dict[str, Report]:
@@ -35,6 +38,9 @@ def study_page(report: Report) -> str:
     parts += ["## Figures", _figures(report)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
         parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
+    pictures = _pictures(report)
+    if pictures:
+        parts += ["## On the way", *pictures]
     parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
@@ -56,18 +62,42 @@ def studies_index(studies: dict[str, Report]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def _pictures(report: Report) -> list[str]:
+    """What stages measured on the way, a picture for each quantity with a line for each run.
+
+    Lines that coincide are drawn once: a run may stand in a recipe under two names.
+    """
+    labels = {run.name: run.label or run.name for run in report.runs}
+    names = list(dict.fromkeys(curve.name for curve in report.curves if "(every " in curve.name))
+    if len(names) > MOST_PICTURES:
+        return []
+    found = []
+    for name in names:
+        drawn = {
+            tuple(p for p in c.points if math.isfinite(p[1])): labels[c.run] for c in report.curves if c.name == name
+        }
+        lines = {label: points for points, label in drawn.items() if points}
+        if lines:
+            found.append(measured(lines, f"{name}, mean over the seeds"))
+    return found
+
+
 def _figures(report: Report) -> str:
-    """One line a run, one column an audit of a role: the figure and its interval."""
+    """One line a run, one column an audit of a role and, where there is one, its paired difference to the retrained."""
     found = {(s.run, s.role, s.audit): s for s in report.scores}
-    keys = list(dict.fromkeys((s.role, s.audit) for s in report.scores))
-    header = ["", *(f"{escape(_words(' '.join(key)))}<br><small>{_direction(report, *key)}</small>" for key in keys)]
+    versus = {(v.run, v.role, v.audit): v for v in report.versus if v.kind == "difference"}
+    compared = {key[1:] for key in versus}
+    header = [""]
+    for key in dict.fromkeys((s.role, s.audit) for s in report.scores):
+        name = escape(_words(" ".join(key)))
+        header.append(f"{name}<br><small>{_direction(report, *key)}</small>")
+        header += [f"{name}<br><small>minus retrained</small>"] if key in compared else []
     lines = []
     for run in report.runs:
         line = [escape(run.label or run.name)]
-        for key in keys:
-            score = found.get((run.name, *key))
-            shown = "" if score is None else _with_interval(score.value, score.low, score.high, decimals(score.value))
-            line.append(shown)
+        for key in dict.fromkeys((s.role, s.audit) for s in report.scores):
+            line.append(_shown(found.get((run.name, *key))))
+            line += [_shown(versus.get((run.name, *key)))] if key in compared else []
         lines.append(line)
     return table(header, lines)
 
@@ -75,6 +105,11 @@ def _figures(report: Report) -> str:
 def _words(name: str) -> str:
     """A name of the code as words of a text."""
     return name.replace("_", " ")
+
+
+def _shown(figure: Score | Versus | None) -> str:
+    """A value and its interval, in as many digits as the value takes."""
+    return "" if figure is None else _with_interval(figure.value, figure.low, figure.high, decimals(figure.value))
 
 
 def _over_stages(report: Report, audit: str) -> str:

@@ -97,7 +97,9 @@ def _between(matrix: Matrix, seeds: Sequence[Sequence[Watched | None]], tasks: M
     found = []
     for name, figure in _BETWEEN.items():
         values = [value for own in curves if own is not None and (value := figure(own)) is not None]
-        found.append(StageFigure(name + often, *_over_seeds(values)) if values else StageFigure(name + often))
+        spread = _over_seeds(values) if values else ()
+        # A share of yes and no over a few seeds has no Student interval: its ends would lie beyond 0 and 1.
+        found.append(StageFigure(name + often, *(spread[:1] if figure is share_recovered else spread)))
     return found
 
 

@@ -126,7 +126,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
         assert spec and spec.loader
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
-        names = ("method_pages", "paper_pages", "markdown_text", "curves")
+        names = ("method_pages", "paper_pages", "study_pages", "markdown_text", "curves")
         yield {"build": build, **{name: importlib.import_module(name) for name in names}}
         for name in names:
             sys.modules.pop(name, None)
@@ -284,6 +284,31 @@ def test_a_curve_is_drawn_where_the_schedule_is_and_broken_where_it_jumps(script
     assert "<title>a &lt; b</title>" in curves.curve(lambda p: 1 - p, "a < b")
     first, second = points(curves.curve(lambda p: float(p >= 0.5), "a step"))
     assert first[-1][0] < second[0][0] and {y for _, y in first} != {y for _, y in second}
+
+
+def test_measured_lines_have_their_names_and_dashes_of_their_own(scripts: dict[str, ModuleType]) -> None:
+    picture = scripts["curves"].measured({"a & b": [(0, 1.0), (8, 0.5)], "flat": [(0, 0.5), (8, 0.5)]}, "known")
+    lines = re.findall(r'<polyline points="([^"]*)" stroke-dasharray="([^"]*)"/>', picture)
+    assert len({dash for _, dash in lines}) == 2
+    heights = [[float(p.split(",")[1]) for p in points.split()] for points, _ in lines]
+    assert sorted(high < low for high, low in heights) == [False, True], "one falls, one stays"
+    assert "a &amp; b</text>" in picture and not re.search(r"nan|inf\b", picture)
+
+
+def test_a_study_shows_what_was_watched_and_differences_to_the_retrained(scripts: dict[str, ModuleType]) -> None:
+    from palimpsest.report import Curve, Report, Run, Score, Versus
+
+    runs = (Run("before", "before"), Run("after", "after", "naive"), Run("retrained", "baseline", "joint"))
+    scores = [Score(r.name, "old", "perplexity", 2.0, 1.9, 2.1, 96, better="lower") for r in runs]
+    versus = Versus("after", "old", "perplexity", "retrained", "difference", 0.0312, 0.0201, 0.0423, 0.01)
+    watched = Curve("after", "old/perplexity (every 8 steps)", ((0.0, 2.0), (8.0, 2.5)))
+    report = Report("A study", "2026-11-24", runs=runs, scores=tuple(scores), versus=(versus,), curves=(watched,))
+    page = scripts["study_pages"].study_page(report)
+    cells = "2.00<br><small>1.90 to 2.10</small> | 0.031<br><small>0.020 to 0.042</small>"
+    assert "old perplexity<br><small>minus retrained</small>" in page and f"| naive | {cells} |" in page
+    assert page.count("<figure>") == 1 and "old/perplexity (every 8 steps), mean over the seeds" in page
+    many = tuple(Curve("after", f"{i}/loss (every step)", ((0.0, 1.0),)) for i in range(7))
+    assert "<figure>" not in scripts["study_pages"].study_page(Report("A study", "2026-11-24", runs=runs, curves=many))
 
 
 def test_a_site_without_methods_says_so(scripts: dict[str, ModuleType]) -> None:

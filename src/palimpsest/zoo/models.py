@@ -94,7 +94,7 @@ def locate(name: str) -> Path:
     if name == "tiny-llama":
         return _saved(name, *tiny_llama())
     if name == "byte-llama":
-        return _saved(name, *tiny_llama(259, width=32))
+        return _saved(name, *tiny_llama(259, width=32, initializer_range=32**-0.5))
     if name == "word-llama":
         return _saved(name, *word_llama())
     if path.is_dir():
@@ -225,12 +225,13 @@ def _from_hub(name: str) -> Path:
 
 
 def tiny_llama(
-    vocab_size: int = 512, layers: int = 2, width: int = 64, seed: int = 0
+    vocab_size: int = 512, layers: int = 2, width: int = 64, seed: int = 0, *, initializer_range: float = 0.02
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A random Llama (tied embeddings, float32, evaluation mode) and a byte-level tokenizer; nothing is downloaded.
 
     ``vocab_size`` is at least 259 (the bytes and three special tokens), ``width`` a multiple of 16 (a head's
-    width).  Any text survives encoding and decoding.  The global random state is left as it was.
+    width).  At an ``initializer_range`` far below width^-0.5 so narrow a model stays for long at the frequencies of its
+    tokens.  Any text survives encoding and decoding.  The global random state is left as it was.
     """
     if vocab_size < 259 or layers < 1 or width < 16 or width % 16:
         raise ValueError(
@@ -249,6 +250,7 @@ def tiny_llama(
         num_attention_heads=heads,
         num_key_value_heads=heads // 2 if heads % 2 == 0 else 1,
         max_position_embeddings=1024,
+        initializer_range=initializer_range,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
