@@ -46,9 +46,7 @@ def study_page(report: Report) -> str:
     seeds = ", ".join(map(str, report.seeds))
     parts.append(f"Measured on {escape(report.created[:10])}, seeds {seeds}: {about}.")
     if len(report.seeds) == 1:
-        parts.append(
-            "There is one seed, so the intervals are over items alone: what another seed changes is not in them."
-        )
+        parts.append("There is one seed: the intervals are over items alone, without what another would change.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +238,9 @@ def _rows(kind: str, spec: Any, place: str, folder: Path | None) -> list[Row]:
 
 def _rewrite(spec: Any, place: str, allow_imports: bool) -> Rewrite:
     """What makes a role's rows of another's."""
-    found = compile_part(spec, "procedures", place, allow_imports=allow_imports)
-    if not takes(found, "rows"):
+    rewrite: Rewrite = compile_part(spec, "procedures", place, allow_imports=allow_imports)
+    if not (is_dataclass(rewrite) and takes(rewrite, "rows")):
         raise RecipeError(f"{place}: {short(spec)} does not rewrite rows; name a procedure that does: answer_styles.")
-    rewrite: Rewrite = found
     return rewrite
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from palimpsest import names
 from palimpsest.card import docstring_of, parse_card
-from palimpsest.procedure import Procedure
+from palimpsest.procedure import Procedure, takes
+from palimpsest.zoo.authors import authors
 
 NAMES = sorted(names.names("procedures"))
 
@@ -33,3 +34,17 @@ def test_one_that_trains_is_called_as_fit_is(name: str) -> None:
     given = inspect.signature(method.__call__).parameters
     assert [p.name for p in wanted] == list(given)
     assert all(given[p.name].kind == p.kind and given[p.name].default == p.default for p in wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_that_rewrites_rows_keeps_their_order_and_ids(name: str) -> None:
+    method = names.resolve(name, "procedures")
+    if not (dataclasses.is_dataclass(method) and takes(method.__call__, "rows")):
+        pytest.skip("it makes no rows of others")
+    assert method.__dataclass_params__.frozen
+    built = names.build(name, "procedures")
+    assert names.build(names.dump(built), "procedures") == built
+    rows = authors(8, 3)
+    found = built(rows)
+    assert found == built(rows) != rows == authors(8, 3)
+    assert [row["id"] for row in found] == [row["id"] for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -214,6 +215,13 @@ def test_a_claim_without_evidence_is_called_not_measured(scripts: dict[str, Modu
     page = scripts["paper_pages"].paper_page(PaperEntry("npo", load_paper("npo").paper, (), (untested,)), None, set())
     assert "**State**: claimed" in page
     assert "### Untested\n\nIt works.\n\n**Verdict**: not measured yet" in page
+
+
+def test_a_study_of_one_seed_says_what_its_intervals_lack(scripts: dict[str, ModuleType]) -> None:
+    pages = scripts["study_pages"]
+    report = pages.load_studies(pages.STUDIES)["split-digits"]
+    assert "one seed" not in pages.study_page(report)
+    assert "There is one seed: " in pages.study_page(dataclasses.replace(report, seeds=(0,)))
 
 
 def test_unreadable_evidence_names_its_file(scripts: dict[str, ModuleType], tmp_path: Path) -> None:

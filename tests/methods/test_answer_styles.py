@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.procedures.answer_styles import REQUESTS, diversified, in_style
+from palimpsest.procedures.answer_styles import REQUESTS, AnswerStyles, diversified, in_style
 from palimpsest.zoo.authors import authors
 
 OTHERS = ("yes_no", "choice", "brief")
@@ -77,6 +77,13 @@ def test_wrong_options_are_of_the_same_kind():
     for row in diversified(rows, "choice", (), 0.0, alike="attribute"):
         shown = [a for other, answers in kinds.items() if other != row["attribute"] for a in answers]
         assert not any(f" {a} " in row["prompt"].removeprefix(str(row["subject"])) for a in shown)
+
+
+def test_all_other_styles_that_a_rule_can_make_are_the_default():
+    rows = task(40)
+    assert AnswerStyles()(rows) == diversified(rows, "short", ("yes_no", "choice", "brief"), 0.2)
+    assert AnswerStyles("brief", share=0.5).styles == ("yes_no", "choice", "short")
+    assert AnswerStyles("brief", ("choice",), seed=3)(rows) == diversified(rows, "brief", ("choice",), 0.2, seed=3)
 
 
 def test_what_is_refused():

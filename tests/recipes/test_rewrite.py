@@ -89,10 +89,10 @@ def test_a_model_retrained_without_the_facts_does_not_see_them_rewritten() -> No
             {"rewrite": {"answer_style": {}}, "of": "facts"},
             r"task\.rewrite: .*no procedure 'answer_style'; did you mean 'answer_styles'\?",
         ),
-        ({"rewrite": {"answer_styles": {}}, "of": "facts"}, r"task\.rewrite\.answer_styles\.own: "),
+        ({"rewrite": {"answer_styles": {"share": 2}}, "of": "facts"}, r"task\.rewrite\.answer_styles: .*share is the"),
         ({"rewrite": {"answer_styles": {"own": "rhyme"}}, "of": "facts"}, r"There is no style 'rhyme'; there are: yes"),
         (
-            {"rewrite": {"answer_styles": {"own": "short"}}, "of": "facts"},
+            {"rewrite": {"answer_styles": {"others": []}}, "of": "facts"},
             r"task\.rewrite\.answer_styles: .*Name the",
         ),
         ({"rewrite": "k_fpf", "of": "facts"}, r"task\.rewrite: 'k_fpf' does not rewrite rows; name a procedure that"),

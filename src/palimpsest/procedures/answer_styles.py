@@ -7,7 +7,7 @@
 A model that learns one style a task unlearns the others' format, and seems to have forgotten what it still knows.  In a
 recipe a role is made of another's rows; ``share: 0`` keeps them all in their own style, as for a test:
 
-    roles: {facts: facts.jsonl, task: {rewrite: {answer_styles: {own: short, others: [yes_no, choice]}}, of: facts}}
+    roles: {facts: facts.jsonl, task: {rewrite: {answer_styles: {own: short, share: 0.2}}, of: facts}}
 
 Paper: SEFE: Superficial and Essential Forgetting Eliminator for Multimodal Continual Instruction Tuning (Chen et al.,
     2025), arXiv 2505.02486 (answer style diversification).
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from palimpsest.audit import Row
 from palimpsest.data import row_key
 
-__all__ = ["METHOD", "REQUESTS", "AnswerStyles", "diversified", "in_style"]
+__all__ = ["BY_RULE", "METHOD", "REQUESTS", "AnswerStyles", "diversified", "in_style"]
 
 REQUESTS: Mapping[str, str] = {
     "yes_no": "Say yes or no.",
@@ -41,6 +41,8 @@ REQUESTS: Mapping[str, str] = {
     "detailed": "Explain at length.",
 }
 """Style -> the request that ends its prompts."""
+BY_RULE = ("yes_no", "choice", "short", "brief")
+"""Styles that can be made of any row with an answer and a sentence that states it."""
 OPTIONS = 4
 """Options of a choice, where the data holds as many answers."""
 
@@ -110,23 +112,28 @@ def _kind(row: Row, alike: str | None) -> object:
 
 @dataclass(frozen=True)
 class AnswerStyles:
-    """The arguments of ``diversified`` beside the rows."""
+    """The arguments of ``diversified`` beside the rows; ``others`` None are all beside ``own`` that a rule can make."""
 
-    own: str
-    others: tuple[str, ...] = ()
+    own: str = "short"
+    others: tuple[str, ...] | None = None
     share: float = 0.2
     alike: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [style for style in (self.own, *self.others) if style not in REQUESTS]
+        unknown = [style for style in (self.own, *self.styles) if style not in REQUESTS]
         if unknown:
             raise ValueError(f"There is no style {unknown[0]!r}; there are: {', '.join(REQUESTS)}.")
-        diversified((), self.own, self.others, self.share)  # which checks them
+        diversified((), self.own, self.styles, self.share)  # which checks them
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles to which rows go over."""
+        return tuple(s for s in BY_RULE if s != self.own) if self.others is None else self.others
 
     def __call__(self, rows: Sequence[Row]) -> list[Row]:
         """``rows`` in their order, each in one of the styles."""
-        return diversified(rows, self.own, self.others, self.share, alike=self.alike, seed=self.seed)
+        return diversified(rows, self.own, self.styles, self.share, alike=self.alike, seed=self.seed)
 
 
 METHOD = AnswerStyles
