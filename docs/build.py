@@ -22,7 +22,7 @@ from method_pages import method_page, methods_index
 from palimpsest.card import method_cards
 from palimpsest.claim import load_paper, paper_slugs
 from paper_pages import load_results, paper_page, papers_index
-from study_pages import load_studies, studies_index, study_page
+from study_pages import load_peers, load_studies, studies_index, study_page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -53,9 +53,9 @@ def write_source(source: Path, results: Path) -> list[Any]:
         _write(source / f"papers/{entry.slug}.md", paper_page(entry, evidence.get(entry.slug), written))
     _write(source / "papers/index.md", papers_index(entries, evidence))
 
-    studies = load_studies(results / "studies")
+    studies, peers = load_studies(results / "studies"), load_peers(results / "bench")
     for name, report in studies.items():
-        _write(source / f"studies/{name}.md", study_page(report))
+        _write(source / f"studies/{name}.md", study_page(report, peers.get(name)))
     _write(source / "studies/index.md", studies_index(studies))
     _write(source / "benches.md", benches_page(load_benches(results / "bench")))
 

@@ -7,14 +7,21 @@ are left out: they quote the data, which may be somebody else's.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from curves import measured
-from markdown_text import code, escape, table
+from markdown_text import code, escape, span, table
+from palimpsest.claims._evidence import over_seeds
+from palimpsest.dose_response import slope
 from palimpsest.report import Report, Run, Score, StageFigure, Versus
+from palimpsest.statistics import Interval, hedges_g_of_groups
 from palimpsest.verdict import decimals, number
 from palimpsest.verification import commit_of
 
@@ -31,16 +38,25 @@ def load_studies(folder: Path) -> dict[str, Report]:
     return {file.stem: Report.load(file) for file in sorted(folder.glob("*.json"))}
 
 
-def study_page(report: Report) -> str:
+def load_peers(folder: Path) -> dict[str, Any]:
+    """Study -> what a bench measured of another library on its protocol."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    return {peer["study"]: peer for peer in found if isinstance(peer, dict) and "study" in peer}
+
+
+def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
     """The Markdown of one study: verdicts, every figure of every run, cost, recipe, and what it was measured on."""
     parts = [WIDE, f"# {escape(report.name)}"]
     parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
+    if treatments := _doses(report):
+        parts += ["## Dose and response", *_responses(report, treatments)]
     parts += ["## Figures", _figures(report)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
         parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
-    pictures = _pictures(report)
-    if pictures:
+    if pictures := _pictures(report):
         parts += ["## On the way", *pictures]
+    if peer is not None:
+        parts += ["## Beside Avalanche", *_beside(peer)]
     parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
@@ -126,9 +142,9 @@ def _over_stages(report: Report, audit: str) -> str:
     return "\n\n".join([figures, matrix_of, table(["after", *map(escape, first.roles)], stages)])
 
 
-def _interval(figure: StageFigure) -> str:
-    """A value and its interval."""
-    return _with_interval(figure.value, figure.low, figure.high, 3)
+def _interval(figure: StageFigure | Interval) -> str:
+    """A value and its interval; a dash where it is undefined."""
+    return _with_interval(figure.value, figure.low, figure.high, 3) if math.isfinite(figure.value) else "–"
 
 
 def _with_interval(value: float, low: float, high: float, digits: int) -> str:
@@ -137,6 +153,69 @@ def _with_interval(value: float, low: float, high: float, digits: int) -> str:
     if not math.isfinite(low):
         return shown
     return f"{shown}<br><small>{number(low, digits)} to {number(high, digits)}</small>"
+
+
+def _doses(report: Report) -> dict[str, dict[float, str]]:
+    """Treatment -> dose -> the run that had it, by labels such as "dose 0.2" or "short prose: dose 0.2"."""
+    found: dict[str, dict[float, str]] = {}
+    for run in report.runs:
+        match = re.fullmatch(r"(?:(.+): )?dose ([0-9.]+)", run.label or run.name)
+        if match is not None:
+            found.setdefault(match[1] or "", {})[float(match[2])] = run.name
+    return {name: dict(sorted(arms.items())) for name, arms in found.items() if len(arms) > 1}
+
+
+def _responses(report: Report, treatments: Mapping[str, Mapping[float, str]]) -> list[str]:
+    """What a figure does over the doses of each treatment, from its value with each seed."""
+    per_seed = {(s.run, s.role, s.audit): s.per_seed for s in report.scores}
+    doses = sorted({dose for arms in treatments.values() for dose in arms})
+    lines = []
+    for role, audit in dict.fromkeys((s.role, s.audit) for s in report.scores):
+        for name, arms in treatments.items():
+            found = {dose: per_seed[run, role, audit] for dose, run in arms.items()}
+            means = [number(fmean(found[dose]), 3) if dose in found else "" for dose in doses]
+            lines.append([escape(name), escape(f"{role} / {audit}"), *means, *map(_interval, _curve(found))])
+    header = ["", "", *(f"{dose:g}" for dose in doses), "slope", "Hedges' g of the ends"]
+    about = (
+        "Means over seeds. The slope is that of a straight line from dose 0 to dose 1, with a 95 % interval over seeds;"
+        " g is above 0 where the whole dose lowers a figure, each seed being one value of each group."
+    )
+    return [about, table(header, lines)]
+
+
+def _curve(found: Mapping[float, Sequence[float]]) -> tuple[Interval, Interval]:
+    """The slope of a curve, and the effect size of its ends, which is undefined where no value varies."""
+    arms = list(found.values())  # [doses][seeds]
+    slopes = over_seeds([float(slope(list(found), list(curve))) for curve in zip(*arms, strict=True)])
+    try:
+        return slopes, hedges_g_of_groups(arms[0], arms[-1])
+    except ValueError:
+        return slopes, Interval(math.nan, math.nan, math.nan)
+
+
+def _beside(peer: Mapping[str, Any]) -> list[str]:
+    """The figures of both libraries and their paired difference."""
+    about = peer["about"]
+    text = (
+        f"Three of the methods on the same stream in avalanche-lib {escape(about['avalanche-lib'])}, in one run with"
+        f" {about['seeds']} seeds: the same rows, network, first weights, rate, batches of 32, seven epochs a task and"
+        f" reservoir of 200; rows come in other orders. Made by {span('bench/stream_peer.py')}. Means with 95 %"
+        " intervals over seeds; the difference, Palimpsest minus Avalanche, is paired by seed."
+    )
+    lines = [
+        [
+            escape(method),
+            escape(name),
+            *(_ends(sides[kind][name]) for kind in ("palimpsest", "avalanche", "difference")),
+        ]
+        for method, sides in peer["methods"].items()
+        for name in sides["difference"]
+    ]
+    return [text, table(["", "", "Palimpsest", "Avalanche", "Difference"], lines)]
+
+
+def _ends(values: Sequence[float]) -> str:
+    return _interval(Interval(*values))
 
 
 def _direction(report: Report, role: str, audit: str) -> str:

@@ -1,0 +1,63 @@
+"""Pages of studies: what stands beside the figures of every run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from palimpsest.report import Report, Run, Score
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from study_pages import load_peers, study_page  # noqa: E402
+
+
+def score(run: str, *per_seed: float) -> Score:
+    mean = sum(per_seed) / len(per_seed)
+    return Score(run, "notes", "recall", mean, mean - 0.1, mean + 0.1, 8, per_seed=per_seed)
+
+
+def test_doses_have_a_slope_and_an_effect_size() -> None:
+    doses = {"a": "short: dose 0", "c": "short: dose 1", "b": "short: dose 0.5"}
+    labels = {"before": "before", **doses, "healed": "short: dose 1, then control text"}
+    scores = (score("before", 0.5, 0.5), score("a", 0.9, 0.8), score("b", 0.6, 0.7), score("c", 0.4, 0.5))
+    runs = tuple(Run(name, "variant", label) for name, label in labels.items())
+    page = study_page(Report("Doses", "2026-01-01", runs=runs, scores=(*scores, score("healed", 0.9, 0.9))))
+    (line,) = [x for x in page.splitlines() if x.startswith("| short | notes / recall")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:5] == ["0.850", "0.650", "0.450"]
+    assert cells[5].startswith("-0.400<br>")  # -0.5 and -0.3
+    assert cells[6].startswith("3.232<br>")  # 0.4 / 0.0707 times 4 / 7
+    once = study_page(
+        Report("Doses", "2026-01-01", runs=runs, scores=(score("a", 0.9), score("b", 0.6), score("c", 0.4)))
+    )
+    (line,) = [x for x in once.splitlines() if x.startswith("| short | notes / recall")]
+    assert line.rstrip(" |").endswith("–")
+
+
+def test_a_study_without_doses_or_a_peer_has_neither() -> None:
+    page = study_page(Report("Plain", "2026-01-01", runs=(Run("a", "after"),), scores=(score("a", 0.9),)))
+    assert "Dose and response" not in page and "Beside" not in page
+
+
+def test_the_figures_of_a_peer_stand_on_the_page_of_its_study(tmp_path: Path) -> None:
+    sides = {kind: {"accuracy": [v, v - 0.1, v + 0.1]} for kind, v in {"palimpsest": 0.9, "avalanche": 0.8}.items()}
+    sides["difference"] = {"accuracy": [0.1, -0.02, 0.22]}
+    peer = {"study": "plain", "methods": {"replay": sides}, "about": {"seeds": 5, "avalanche-lib": "0.6.0"}}
+    (tmp_path / "peer.json").write_text(json.dumps(peer))
+    (tmp_path / "other.json").write_text("[]")
+    found = load_peers(tmp_path)
+    page = study_page(Report("Plain", "2026-01-01"), found["plain"])
+    plain = re.sub("<[^>]*>", " ", page)
+    assert "| replay | accuracy | 0.900  0.800 to 1.000  | 0.800  0.700 to 0.900  | 0.100  -0.020 to 0.220  |" in plain
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "bench" / "avalanche.json").exists(), reason="nothing was measured")
+def test_what_is_kept_belongs_to_a_study() -> None:
+    kept = load_peers(ROOT / "results" / "bench")
+    assert kept and all((ROOT / "results" / "studies" / f"{name}.json").exists() for name in kept)
