@@ -7,6 +7,8 @@ read back, an unfinished stage goes on from its last checkpoint, audits that wer
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.json          every audited item
     run-folder/report.json, report.html
+
+On several processes (see ``processes``) each item is measured once, and the first process reads and writes the folder.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
+from palimpsest.processes import agreed, count, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, Stage, to_yaml
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.report import Curve, Report, Run
@@ -128,24 +131,28 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    claim(out, recipe)
+    agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
-    claim_data(out, fingerprints(rows, answers))
-    if (out / "report.json").exists():
+    agreed(lambda: claim_data(out, fingerprints(rows, answers)))
+    report = agreed(lambda: Report.load(out / "report.json") if (out / "report.json").exists() else None)
+    if report is not None:
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
-        report = Report.load(out / "report.json")
     else:
         work = _Work(recipe, out, rows, answers, told, allow_imports)
         for seed in recipe.seeds:
             work.seed(seed)
-        report = work.report()
-        write_text(out / "report.json", report.to_json() + "\n")
+        report = agreed(work.report)
+    agreed(partial(_show, report, out))
+    return report
+
+
+def _show(report: Report, out: Path) -> None:
+    """Writes the report's page, where it is not there yet."""
     if not (out / "report.html").exists():
         from palimpsest.page import render
 
         write_text(out / "report.html", render(report))
-    return report
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,9 @@ class _Work:
 
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
-        loaded = load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
+        loaded = one_after_the_other(
+            lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
+        )
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
         starts = {"pretrained": _Start(_weights(loaded.model))}
@@ -233,9 +242,8 @@ class _Work:
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
-            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(
-                watched_in(home / f"{number}-{stage.name}")
-            )
+            watched = agreed(partial(watched_in, home / f"{number}-{stage.name}"))
+            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(watched)
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
                 self._audit_between(stage, label, trained, roles, home / f"{number}-{stage.name}", seed, rows)
             if seed == self.recipe.seeds[0]:
@@ -275,7 +283,7 @@ class _Work:
 
     def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> list[Scores]:
         """All audits of one model; each is kept as soon as it is done, and read back where it was done before."""
-        stored = read_scores(file) if file.exists() else []
+        stored = agreed(lambda: read_scores(file) if file.exists() else [])
         done = {(scores.role, scores.name): scores for scores in stored}
         with ExitStack() as stack:
             for intervention in trained.interventions:
@@ -283,7 +291,7 @@ class _Work:
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
                 except ValueError as error:
                     raise RecipeError(f"{type(intervention).__name__}: {error}") from error
-            subject = roles.adapter.subject(trained.model)
+            subject = shared(roles.adapter.subject(trained.model))
             for role, audits in self.audits.items():
                 for name, audit in zip(audit_names(self.recipe.audits[role]), audits, strict=True):
                     if (role, name) in done:
@@ -297,12 +305,12 @@ class _Work:
                             raise
                         raise told from error
                     done[role, name] = dataclasses.replace(scores, name=name, role=role)
-                    write_scores(file, list(done.values()))
-        return read_scores(file)
+                    agreed(lambda: write_scores(file, list(done.values())))
+        return agreed(lambda: read_scores(file))
 
     def report(self) -> Report:
-        """Everything measured, as a report."""
-        return build_report(
+        """Everything measured, as a report, which is written too."""
+        report = build_report(
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
@@ -313,6 +321,8 @@ class _Work:
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched),
         )
+        write_text(self.out / "report.json", report.to_json() + "\n")
+        return report
 
     def _summary(self, plan: Plan) -> Run:
         """Names and costs of a run; costs are those of the first seed's training."""
@@ -369,5 +379,7 @@ def environment() -> dict[str, object]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     found["processors"] = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count()
     found["threads"] = torch.get_num_threads()
+    if count() > 1:
+        found["processes"] = count()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return found
