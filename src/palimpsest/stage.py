@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,15 +236,18 @@ class _Work:
         if kind == "auto":
             kind = "copy" if drawn or total.taps_of("ref") else "cached"
         if kind == "cached":
-            file, full = self.folder / "reference.safetensors", bool(total.needs("ref:logits"))
-            half = self._training().precision == "bfloat16"
-            made = partial(cache, self.roles, model, wanted, full=full, autocast=torch.bfloat16 if half else None)
-            # A resumed stage must not ask the model again: it has moved.
-            agreed(lambda: file.exists() or made().save(file))
+            file = self.folder / "reference.safetensors"
+            agreed(lambda: self._store_reference(file, total, model, wanted))
             return Cached.load(file)
         if kind == "adapter_off":
             return AdapterOff(model)
         return Copy(model)
+
+    def _store_reference(self, file: Path, total: Total, model: nn.Module, wanted: Sequence[str]) -> None:
+        """What the model says now; a resumed stage must not ask it again, since it has moved."""
+        if not file.exists():
+            half = torch.bfloat16 if self._training().precision == "bfloat16" else None
+            cache(self.roles, model, wanted, full=bool(total.needs("ref:logits")), autocast=half).save(file)
 
     def _training(self) -> Training:
         return compile_training(self.stage, self.place, allow_imports=self.allow_imports)

@@ -1,4 +1,4 @@
-"""The TOFU recipe as it stands, on rows of its form, a tiny model and two steps a stage: every method and every audit."""
+"""The TOFU recipe on made-up rows, a tiny model and two steps a stage: every method and every audit."""
 
 from __future__ import annotations
 
