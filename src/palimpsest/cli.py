@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(text: str, status: int) -> int:
     """One line on standard error, apart from a progress line that a terminal may still show."""
+    rank = os.environ.get("RANK", "0")  # set by torchrun: of several processes, each says who it is
+    text = text if rank == "0" else f"[process {rank}] {text}"
     print(f"\n{text}" if sys.stderr.isatty() else text, file=sys.stderr)
     return status
 

@@ -35,6 +35,7 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
             return _load_classifier(recipe, device, allow_imports)
         try:
             from palimpsest.adapters.causal_lm import CausalLM
+            from palimpsest.adapters.causal_lm_subject import context_of
             from palimpsest.zoo.models import load_causal_lm
         except ImportError as error:
             raise RecipeError(
@@ -46,7 +47,7 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
     except (ValueError, LookupError, OSError, ImportError) as error:
         text = str(error)
         raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
-    limit = model.config.to_dict().get("max_position_embeddings")
+    limit = context_of(model)
     if limit is not None and spec.max_length > limit:
         raise RecipeError(
             f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."

@@ -92,6 +92,14 @@ class Edit(Protocol):
 
 
 def difference(before: Mapping[str, Tensor], model: nn.Module, why: str = "") -> Patch:
-    """The patch that leads from ``before`` (clones of parameters by name) to the model as it is now."""
+    """The patch that leads from ``before`` (clones of parameters by name) to the model as it is now.
+
+    The change of half-precision weights is kept in float32: rounded to their own precision, it would lead elsewhere.
+    """
     now = dict(model.named_parameters())
-    return Patch({n: now[n].detach() - old for n, old in before.items() if not torch.equal(now[n], old)}, why)
+    changed = {n: (now[n].detach(), old) for n, old in before.items() if not torch.equal(now[n], old)}
+    return Patch({n: _wide(new) - _wide(old) for n, (new, old) in changed.items()}, why)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value

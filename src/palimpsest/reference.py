@@ -238,11 +238,20 @@ class Cached:
         return Cached({role: [rows[i] for i in range(len(rows))] for role, rows in columns.items()}, head)
 
 
-def cache(roles: Roles, model: nn.Module, names: Sequence[str], *, full: bool = False, size: int = 16) -> Cached:
+def cache(
+    roles: Roles,
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    full: bool = False,
+    size: int = 16,
+    autocast: torch.dtype | None = None,
+) -> Cached:
     """One pass over the named roles with the model as it is now.
 
     ``full`` also keeps what enters the head, so that whole distributions can be made again (KL terms); without
-    it only the log-probabilities of the targets are kept.
+    it only the log-probabilities of the targets are kept.  ``autocast`` is the precision in which the model will be
+    trained: where the two differ, a model that has not moved yet seems to.
     """
     adapter: CachingAdapter = roles.adapter  # type: ignore[assignment]
     columns: dict[str, list[Columns]] = {}
@@ -254,7 +263,7 @@ def cache(roles: Roles, model: nn.Module, names: Sequence[str], *, full: bool = 
             )
         columns[role] = []
         for batch in roles.in_order(role, size):
-            with evaluating(model):
+            with evaluating(model), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 view = adapter.views(model, batch.to(device), [role])[role]
                 columns[role].extend(adapter.store(view, full))
     return Cached(columns, adapter.frozen_head(model) if full else None)

@@ -7,6 +7,8 @@ read back, an unfinished stage goes on from its last checkpoint, audits that wer
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
+
+On several processes (see ``processes``) each item is measured once, and the first process reads and writes the folder.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
-from palimpsest.recipe import Recipe, RecipeError, Stage, to_yaml
-from palimpsest.recipe_parts import compile_audits, compile_baselines
+from palimpsest.plans import Plan, plans, stage_folders
+from palimpsest.processes import agreed, count, one_after_the_other, shared
+from palimpsest.recipe import Recipe, RecipeError, to_yaml
+from palimpsest.recipe_parts import compile_audits
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
@@ -41,7 +45,7 @@ from palimpsest.stage_watch import watched_in
 from palimpsest.step import States
 from palimpsest.watch import Watched
 
-__all__ = ["Events", "Plan", "plans", "run"]
+__all__ = ["Events", "run"]
 
 SCORES = "scores.jsonl"
 
@@ -75,57 +79,6 @@ class Quiet:
         """Ignored."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths."""
-
-    name: str
-    kind: str
-    label: str
-    start: str
-    stages: tuple[Stage, ...]
-    places: tuple[str, ...]
-
-
-def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
-    """All models of a recipe, in the order in which they are made."""
-    if not recipe.stages:
-        return [Plan("before", "before", recipe.model.pretrained, "pretrained", (), ())]
-    trunk, final = tuple(recipe.stages[: recipe.start]), tuple(recipe.stages[recipe.start :])
-    places = _places("stages", recipe.stages)
-    found = [
-        Plan("before", "before", "before", "pretrained", trunk, places[: recipe.start]),
-        Plan("after", "after", _label(final), "before", final, places[recipe.start :]),
-    ]
-    for label, stages in recipe.variants.items():
-        found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
-    for b in compile_baselines(recipe, allow_imports=allow_imports):
-        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
-    return found
-
-
-def _label(stages: Sequence[Stage]) -> str:
-    """A stage's name, or those of the first and the last of several."""
-    return stages[0].name if len(stages) == 1 else f"{stages[0].name} to {stages[-1].name}"
-
-
-def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
-    return tuple(f"{home}.{i}" for i in range(len(stages)))
-
-
-def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
-    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
-    plans that begin alike share what they begin with, in the folder of the first."""
-    first: dict[str, Path] = {}
-    found: dict[tuple[str, int], Path] = {}
-    for plan in own:
-        chain = list(own[0].stages) if plan.start == "before" else []
-        for number, stage in enumerate(plan.stages):
-            chain.append(stage)
-            found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
-    return found
-
-
 def run(
     recipe: Recipe,
     out: Path,
@@ -144,24 +97,28 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    claim(out, recipe)
+    agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
-    claim_data(out, fingerprints(rows, answers))
-    if (out / "report.json").exists():
+    agreed(lambda: claim_data(out, fingerprints(rows, answers)))
+    report = agreed(lambda: Report.load(out / "report.json") if (out / "report.json").exists() else None)
+    if report is not None:
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
-        report = Report.load(out / "report.json")
     else:
         work = _Work(recipe, out, rows, answers, told, allow_imports)
         for seed in recipe.seeds:
             work.seed(seed)
-        report = work.report()
-        write_text(out / "report.json", report.to_json() + "\n")
+        report = agreed(work.report)
+    agreed(partial(_show, report, out))
+    return report
+
+
+def _show(report: Report, out: Path) -> None:
+    """Writes the report's page, where it is not there yet."""
     if not (out / "report.html").exists():
         from palimpsest.page import render
 
         write_text(out / "report.html", render(report))
-    return report
 
 
 @dataclass(frozen=True)
@@ -210,7 +167,9 @@ class _Work:
 
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
-        loaded = load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
+        loaded = one_after_the_other(
+            lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
+        )
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
         starts = {"pretrained": _Start(_weights(loaded.model))}
@@ -229,7 +188,7 @@ class _Work:
             file = home / plan.name / SCORES
             if not same:
                 self._audit(trained, roles, file, seed)
-            scores = self.measured["before"][seed] if same else read_scores(file)
+            scores = self.measured["before"][seed] if same else agreed(partial(read_scores, file))
             self.measured.setdefault(plan.name, {})[seed] = scores
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
@@ -253,7 +212,8 @@ class _Work:
                 allow_imports=self.allow_imports,
             )
             outcomes.append(outcome)
-            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(watched_in(folder))
+            watched = agreed(partial(watched_in, folder))
+            self.watched.setdefault(plan.name, {}).setdefault(seed, []).append(watched)
             if self._in_sequence(plan) and number + 1 < len(plan.stages):
                 self._tell(f"{label}: audits", seed)
                 self._audit(trained, roles, folder / SCORES, seed)
@@ -282,14 +242,14 @@ class _Work:
 
         Nothing else keeps it: a sequence measures every task after every stage.
         """
-        done = {(scores.role, scores.name) for scores in read_scores(file)} if file.exists() else set()
+        done = {(s.role, s.name) for s in agreed(lambda: read_scores(file) if file.exists() else [])}
         with ExitStack() as stack:
             for intervention in trained.interventions:
                 try:
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
                 except ValueError as error:
                     raise RecipeError(f"{type(intervention).__name__}: {error}") from error
-            subject = roles.adapter.subject(trained.model)
+            subject = shared(roles.adapter.subject(trained.model))
             for role, audits in self.audits.items():
                 for name, audit in zip(audit_names(self.recipe.audits[role]), audits, strict=True):
                     if (role, name) in done:
@@ -302,11 +262,12 @@ class _Work:
                         if told is error:
                             raise
                         raise told from error
-                    add_scores(file, dataclasses.replace(scores, name=name, role=role))
+                    found = dataclasses.replace(scores, name=name, role=role)
+                    agreed(partial(add_scores, file, found))
 
     def report(self) -> Report:
-        """Everything measured, as a report."""
-        return build_report(
+        """Everything measured, as a report, which is written too."""
+        report = build_report(
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
@@ -317,6 +278,8 @@ class _Work:
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched),
         )
+        write_text(self.out / "report.json", report.to_json() + "\n")
+        return report
 
     def _summary(self, plan: Plan) -> Run:
         """Names and costs of a run; costs are those of the first seed's training."""
@@ -384,5 +347,7 @@ def environment() -> dict[str, object]:
     found["system"] = f"{platform.system()} {platform.machine()}"
     found["processors"] = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count()
     found["threads"] = torch.get_num_threads()
+    if count() > 1:
+        found["processes"] = count()
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return found

@@ -21,6 +21,7 @@ from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
 from palimpsest.objective import Total
+from palimpsest.processes import agreed, made_equal
 from palimpsest.recipe import RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
     compile_combine,
@@ -112,7 +113,7 @@ def run_stage(
         trained.companions[stage.trains] = _started(stage, place, trained.model, allow_imports)
     model = trained.companions[stage.trains] if companion else trained.model
     done = folder / "outcome.json"
-    if done.exists():
+    if agreed(done.exists):
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
         outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
@@ -121,14 +122,8 @@ def run_stage(
         work = _Work(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
         outcome, states = work.do()
         trained.states = {**_earlier(stage, trained.states), **states}
-        if stage.objective or stage.edit:
-            state = model.state_dict()
-            write_tensors(folder / "model.safetensors", _changed(state, model, companion))
-            if states:
-                write_tensors(folder / STATES, flat_states(states))
-            write_json(done, {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
-        for old in folder.glob("step-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        kept_state = _changed(model.state_dict(), model, companion) if stage.objective or stage.edit else {}
+        agreed(lambda: _keep(folder, kept_state, states, outcome))
     intervention = compile_part(
         stage.intervention, "interventions", f"{place}.intervention", allow_imports=allow_imports
     )
@@ -141,6 +136,17 @@ def _earlier(stage: Stage, states: States) -> States:
     """The states of earlier stages that still hold after this one: an adapter's do not, once the weights changed."""
     changes = stage.trains == "model" and bool(stage.objective or stage.edit)
     return low_rank.without_adapter(states) if changes else states
+
+
+def _keep(folder: Path, tensors: dict[str, Any], states: States, outcome: Outcome) -> None:
+    """Writes what a finished stage made, if it made anything, in place of its checkpoints."""
+    if tensors:
+        write_tensors(folder / "model.safetensors", tensors)
+        if states:
+            write_tensors(folder / STATES, flat_states(states))
+        write_json(folder / "outcome.json", {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
+    for old in folder.glob("step-*"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -204,7 +210,7 @@ class _Work:
         layers, installed = self.part(stage.layers, "layers", "layers"), []
         try:
             kind = compile_reference(stage.reference, self.place)
-            reference = _reference(kind, total, working, roles, self.folder)
+            reference = self._reference(kind, total, working)
             if layers is not None:
                 layers.install(working)
                 installed.append(layers)
@@ -227,6 +233,31 @@ class _Work:
         outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
         return outcome, result.states
 
+    def _reference(self, kind: str | Slow, total: Total | None, model: nn.Module) -> Reference | None:
+        """The model as it is now, before any edit, in the cheapest form that is exact."""
+        wanted = total.needs("ref") if total is not None else ()
+        if total is None or not wanted or isinstance(kind, Slow):
+            return None
+        drawn = [r for r in wanted if r in self.roles.answers]
+        if kind == "auto":
+            kind = "copy" if drawn or total.taps_of("ref") else "cached"
+        if kind == "cached":
+            file = self.folder / "reference.safetensors"
+            agreed(lambda: self._store_reference(file, total, model, wanted))
+            return Cached.load(file)
+        if kind == "adapter_off":
+            return AdapterOff(model)
+        return Copy(model)
+
+    def _store_reference(self, file: Path, total: Total, model: nn.Module, wanted: Sequence[str]) -> None:
+        """What the model says now; a resumed stage must not ask it again, since it has moved."""
+        if not file.exists():
+            half = torch.bfloat16 if self._training().precision == "bfloat16" else None
+            cache(self.roles, model, wanted, full=bool(total.needs("ref:logits")), autocast=half).save(file)
+
+    def _training(self) -> Training:
+        return compile_training(self.stage, self.place, allow_imports=self.allow_imports)
+
     def _trained(
         self, working: nn.Module, total: Total | None, kind: str | Slow, reference: Reference | None
     ) -> Result:
@@ -235,7 +266,8 @@ class _Work:
         if edit is not None:
             edit(working, self.roles).apply(working)
         masker = self.part(self.stage.mask, "masks", "mask")
-        mask = masker(working, self.roles) if masker is not None else None
+        mask: Mask | None = masker(working, self.roles) if masker is not None else None
+        made_equal([*working.parameters(), *working.buffers(), *(mask.moves.values() if mask is not None else ())])
         if isinstance(kind, Slow):  # it follows the weights that are trained, so it begins where they do
             reference = SlowAverage(working, kind.decay, kind.warm)
             if self.stage.lora is not None and self.stage.lora.continues:
@@ -263,7 +295,7 @@ class _Work:
     def _fit(self, working: nn.Module, total: Total, reference: Reference | None, mask: Mask | None) -> Result:
         """The stage's own loop, or its procedure."""
         stage, trained, roles = self.stage, self.trained, self.roles
-        training = compile_training(stage, self.place, allow_imports=self.allow_imports)
+        training = self._training()
         common: dict[str, Any] = {"seed": self.seed, "reference": reference, "folder": self.folder}
         common |= {"on_step": self.on_step, "previous": trained.states}
         procedure = self.part(stage.procedure, "procedures", "procedure")
@@ -292,24 +324,6 @@ def _loop(training: Training) -> Callable[..., Result]:
     from palimpsest.hf import fit_with_trainer
 
     return fit_with_trainer
-
-
-def _reference(kind: str | Slow, total: Total | None, model: nn.Module, roles: Roles, folder: Path) -> Reference | None:
-    """The model as it is now, before any edit, in the cheapest form that is exact."""
-    wanted = total.needs("ref") if total is not None else ()
-    if total is None or not wanted or isinstance(kind, Slow):
-        return None
-    drawn = [r for r in wanted if r in roles.answers]
-    if kind == "auto":
-        kind = "copy" if drawn or total.taps_of("ref") else "cached"
-    if kind == "cached":
-        file = folder / "reference.safetensors"
-        if not file.exists():  # a resumed stage must not ask the model again: it has moved
-            cache(roles, model, wanted, full=bool(total.needs("ref:logits"))).save(file)
-        return Cached.load(file)
-    if kind == "adapter_off":
-        return AdapterOff(model)
-    return Copy(model)
 
 
 def peak_memory() -> int:

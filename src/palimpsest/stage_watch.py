@@ -15,6 +15,7 @@ from torch import nn
 
 from palimpsest.checkpoint import write_json
 from palimpsest.loop import Curves, Result
+from palimpsest.processes import agreed, shared
 from palimpsest.recipe import RecipeError, WatchSpec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
@@ -32,7 +33,7 @@ def watch_of(spec: WatchSpec, place: str, roles: Roles, seed: int, *, allow_impo
     audits = compile_audits_of(spec.audits, f"{place}.audits", allow_imports=allow_imports)
 
     def measure(model: nn.Module) -> dict[str, float]:
-        subject, found = roles.adapter.subject(model), {}
+        subject, found = shared(roles.adapter.subject(model)), {}
         for role, own in audits.items():
             for name, audit in zip(audit_names(spec.audits[role]), own, strict=True):
                 torch.manual_seed(seed)  # as at the end of the run
@@ -56,7 +57,8 @@ def kept(result: Result, folder: Path) -> Curves:
     """Writes what was measured on the way, and returns it as curves whose names say how often that was."""
     if result.watched is None:
         return {}
-    write_json(folder / FILE, result.watched.plain())
+    plain = result.watched.plain()
+    agreed(lambda: write_json(folder / FILE, plain))
     every = result.watched.every
     often = "every step" if every == 1 else f"every {every} steps"
     return {f"{name} ({often})": points for name, points in result.watched.curves.items()}

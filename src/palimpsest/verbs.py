@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `palimpsest list` must not wait for torch
     from palimpsest.loop import Progress
+    from palimpsest.recipe import Recipe
     from palimpsest.report import Report
 
 __all__ = ["VERBS", "Console"]
@@ -74,27 +75,40 @@ def _quiet_libraries() -> None:
 def run_verb(given: argparse.Namespace) -> int:
     """``palimpsest run``."""
     from palimpsest.recipe import load_recipe
-    from palimpsest.run import run
 
     _quiet_libraries()
     recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports)
     out = given.out or Path("runs") / recipe.name
-    console = Console()
-    report = run(recipe, out, folder=given.recipe.parent, events=console, allow_imports=given.allow_imports)
-    console.note("")
-    _verdicts(report, out)
+    report = _report(recipe, out, given)
+    if report is not None:
+        _verdicts(report, out)
     return 0
+
+
+def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | None:
+    """The recipe's report; None on a process for which another one speaks."""
+    from palimpsest.processes import is_first, joined
+    from palimpsest.run import run
+
+    with joined():
+        console = Console() if is_first() else None
+        report = run(recipe, out, folder=given.recipe.parent, events=console, allow_imports=given.allow_imports)
+    if console is None:
+        return None
+    console.note("")
+    return report
 
 
 def audit_verb(given: argparse.Namespace) -> int:
     """``palimpsest audit``."""
     from palimpsest.recipe import load_recipe
-    from palimpsest.run import run
 
     _quiet_libraries()
     recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=True)
     out = given.out or Path("runs") / f"{recipe.name}-audit"
-    report = run(recipe, out, folder=given.recipe.parent, events=Console(), allow_imports=given.allow_imports)
+    report = _report(recipe, out, given)
+    if report is None:
+        return 0
     for score in report.scores:
         print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
     print(f"Report: {out / 'report.html'}")

@@ -360,6 +360,23 @@ def test_max_length_beyond_the_model(project: Any) -> None:
     assert "model.max_length: 5000 tokens are more than the 1024 this model can see; lower it." in project.refused()
 
 
+def test_a_prompt_that_is_only_asked_and_is_too_long(project: Any) -> None:
+    """A role that no stage trains on is read when it is audited; what was trained until then is kept."""
+    project.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 4}}]
+    project.write("holdout.jsonl", [{"id": "h", "prompt": "a " * 90, "completion": "b"}])
+    assert re.search(r"audits\.holdout\.rouge: row 0 has \d+ tokens, but max_length is 64;", project.refused())
+
+
+def test_an_answer_that_does_not_fit_behind_its_prompt(project: Any) -> None:
+    project.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 1020}}]
+    said = project.refused()
+    assert re.search(
+        r"audits\.holdout\.rouge: row \d has a prompt of \d+ tokens, and 1020 new ones are more than the 1024 this"
+        r" model can see; lower max_new_tokens or shorten the row\.",
+        said,
+    ), said
+
+
 @pytest.fixture
 def without_template(project: Any) -> Any:
     """A model folder whose tokenizer has neither padding token nor chat template."""

@@ -5,6 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from palimpsest import processes
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.adapters.classifier import Classifier
 from palimpsest.audits.privacy_leakage import PrivacyLeakage
@@ -38,7 +39,26 @@ def answers() -> dict[str, object]:
         "privacy_leakage": PrivacyLeakage()(text, data, "forget").items,
         "relearning": Relearning("perplexity", steps=2, batch=4, lr=1e-2)(text, data, "forget").items,
         "failure": failure(text, rows),
+        **agreement(),
     }
+
+
+def agreement() -> dict[str, object]:
+    """What every process makes of something that differs between them, and of a failure of the first."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    values, moves = torch.full((3, 2), rank + 0.5), torch.tensor([rank == 0, True])
+    processes.made_equal([values.T, moves])
+
+    def fail() -> None:
+        raise ValueError(f"process {rank} cannot write")
+
+    try:
+        processes.agreed(fail)
+        heard = "nothing was raised"
+    except ValueError as error:
+        heard = str(error)
+    turns = processes.one_after_the_other(lambda: f"made by {rank}")
+    return {"agreed": processes.agreed(lambda: rank), "heard": heard, "turns": turns, "equal": [values, moves]}
 
 
 def failure(text: Sharded, rows: list) -> str:

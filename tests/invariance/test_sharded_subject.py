@@ -54,3 +54,13 @@ def test_a_row_that_one_process_cannot_read_fails_on_all(found: Any) -> None:
     assert first == second
     assert first.startswith("The audit failed on process 1 of 2 (it counts its own rows: number n is row 1 + 2 n)")
     assert "row 2 has the columns ['id']" in first
+
+
+def test_processes_agree_on_what_the_first_one_says(found: Any) -> None:
+    one, two = found
+    for rank, answer in enumerate(two):
+        assert answer["agreed"] == one["agreed"] == 0
+        assert answer["heard"] == one["heard"] == "process 0 cannot write"
+        assert answer["turns"] == f"made by {rank}"
+        for mine, first in zip(answer["equal"], one["equal"], strict=True):
+            assert torch.equal(mine, first)

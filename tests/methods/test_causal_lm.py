@@ -102,6 +102,29 @@ def test_a_model_that_changes_its_logits_is_noticed() -> None:
     torch.testing.assert_close(view.logits, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_half_precision_does_not_look_like_a_change_of_the_logits() -> None:
+    """Rounded products of large logits miss small ones by more than a hundredth of themselves."""
+    model, tokenizer = tiny_llama()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    adapter = CausalLM(tokenizer)
+    batch = adapter.collate([adapter.encode(row) for row in ROWS])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        view = adapter.views(model, {"": batch}, [""])[""]
+    exact = CausalLM(tokenizer).views(model, {"": batch}, [""])[""]
+    assert view.outputs.head is not None and view.outputs.logits is None
+    torch.testing.assert_close(view.logp, exact.logp, rtol=0.05, atol=0.3)
+
+
+def test_an_answer_must_fit_behind_its_prompt(tiny: tuple) -> None:
+    model, tokenizer = tiny
+    limit = model.config.max_position_embeddings
+    subject = CausalLM(tokenizer).subject(model)
+    for ask in (subject.generate, lambda rows, new: subject.sample(rows, new, count=1, seeds=[0])):
+        with pytest.raises(ValueError, match=rf"row 0 .* and {limit} new ones are more than the {limit} this model"):
+            ask(ROWS[:1], limit)
+
+
 def test_batched_generation_is_that_of_one_row_at_a_time(tiny: tuple) -> None:
     model, tokenizer = tiny
     subject = CausalLM(tokenizer).subject(model)

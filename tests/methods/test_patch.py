@@ -57,6 +57,22 @@ def test_difference_holds_only_what_changed_and_survives_a_file(tmp_path: Path) 
     assert again.why == "why not" and torch.equal(again.delta["bias"], patch.delta["bias"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_difference_of_coarse_weights_leads_back_to_the_last_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Linear(300, 200, bias=False).to(dtype)
+    old = net.weight.detach().clone()
+    with torch.no_grad():  # steps of all sizes, also some that change the exponent
+        scale = torch.logspace(-4, 1, 300).to(dtype)
+        net.weight.add_(torch.randn(200, 300, generator=generator).to(dtype) * scale)
+    new = net.weight.detach().clone()
+    patch = difference({"weight": old}, net)
+    with torch.no_grad():
+        net.weight.copy_(old)
+    patch.apply(net)
+    assert torch.equal(net.weight, new) and patch.delta["weight"].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("delta", "said"),
     [({"other": torch.zeros(1)}, "no parameter"), ({"bias": torch.zeros(3)}, r"shape \(3,\)")],

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
+from palimpsest import Training, fit
 from palimpsest.recipe import load_recipe, parse_recipe
 from palimpsest.yaml_text import parse
 
@@ -21,22 +28,74 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-def test_snippets_run_and_do_what_the_text_says(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = types.ModuleType("readme")
-    monkeypatch.setitem(sys.modules, "readme", module)
+WISHES = {
+    "Change one loss term.": r"class Focal\(Objective\)",
+    "A different loss for each data set, forget and retain together.": r'on\("forget", .*\) \+ .* on\("retain", ',
+    "In your own loop.": r"losses\.total\.backward\(\)",
+    "A reference model that costs no memory and no forward pass.": r"cache\(roles, model, ",
+    "The same numbers for any batch split and any number of processes.": r"accumulation=2",
+    "Before and after, paired.": r"paired_bootstrap\(before, after\)",
+    "An edit undone.": r"with patch\.applied\(model\):",
+}
+"""What users of other libraries ask for, as the README heads it, and what its snippet shows."""
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Any]:
+    """The names of all snippets, run one after the other, with ``printed`` and the weights ``before`` each of them."""
+    module, printed, before = types.ModuleType("readme"), io.StringIO(), {}
     names = vars(module)
-    for snippet in blocks("python"):
-        exec(compile(snippet.replace("smollm2-135m", "tiny-llama"), "README.md", "exec"), names)
-    printed = capsys.readouterr().out
-    assert printed.startswith("Interval(value=")
-    result, model = names["result"], names["model"]
-    assert result.steps == 2
-    assert set(result.curves) == {"forget/npo", "retain/Focal", "retain/kl_to_reference"}
-    changed = names["patch"].norms
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setitem(sys.modules, "readme", module)
+        for snippet in blocks("python"):
+            before[snippet] = weights(names["model"]) if "model" in names else {}
+            exec(compile(snippet.replace("smollm2-135m", "tiny-llama"), "README.md", "exec"), names)
+    return {**names, "printed": printed.getvalue(), "before": before}
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def before(shown: dict[str, Any], words: str) -> dict[str, torch.Tensor]:
+    """The weights before the snippet that holds ``words``."""
+    (found,) = (state for snippet, state in shown["before"].items() if words in snippet)
+    return found
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_each_wish_has_its_snippet(wish: str) -> None:
+    found = re.search(rf"\*\*{re.escape(wish)}\*\*[^`]*(?:`[^`\n]+`[^`]*)*```python\n(.*?)```", README, re.S)
+    assert found is not None, wish
+    assert re.search(WISHES[wish], found[1]), found[1]
+
+
+def test_snippets_run_and_do_what_the_text_says(shown: dict[str, Any]) -> None:
+    assert shown["printed"].startswith("Interval(value=")
+    assert shown["result"].steps == 2
+    assert set(shown["result"].curves) == {"forget/npo", "retain/Focal", "retain/kl_to_reference"}
+    assert set(shown["reference"].columns) == {"forget", "retain"} and shown["reference"].head is not None
+
+
+def test_the_batch_split_of_the_snippet_changes_nothing(shown: dict[str, Any]) -> None:
+    """The snippet's two micro-batches a step, held against one."""
+    model = copy.deepcopy(shown["model"])
+    model.load_state_dict(before(shown, "result = fit("))
+    training = Training(steps=2, batch=4, lr=1e-5)
+    result = fit(model, shown["roles"], shown["objective"], training, reference=shown["reference"], seed=0)
+    whole, split = weights(model), before(shown, "paired_bootstrap")
+    for name, value in whole.items():
+        torch.testing.assert_close(value, split[name], rtol=0, atol=2e-7)
+    for name, points in result.curves.items():
+        assert [v for _, v in points] == pytest.approx([v for _, v in shown["result"].curves[name]], rel=1e-5, abs=1e-6)
+
+
+def test_the_edit_of_the_snippet_is_undone_to_the_last_bit(shown: dict[str, Any]) -> None:
+    model, state = shown["model"], before(shown, "patch.applied")
     entries = model.get_parameter("model.norm.weight").numel()
-    assert changed == {"model.norm.weight": pytest.approx(0.1 * entries**0.5)}
+    assert shown["patch"].norms == {"model.norm.weight": pytest.approx(0.1 * entries**0.5)}
+    assert len(shown["changed"]) == 1 and isinstance(shown["changed"][0], str)
+    assert all(torch.equal(value, state[name]) for name, value in weights(model).items())
 
 
 def test_snippets_are_at_most_ten_lines() -> None:

@@ -15,12 +15,13 @@ from palimpsest.loaded import load_model
 from palimpsest.loop import Training, steps_of
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.npo import NPO
+from palimpsest.plans import plans
 from palimpsest.recipe import Lora, Recipe, RecipeError, Stage, load_recipe, parse_recipe, plain, to_yaml
 from palimpsest.recipe_parts import compile_baselines, compile_objective, compile_training
 from palimpsest.report import Report
 from palimpsest.role_data import fingerprints, load_roles, training_roles
 from palimpsest.roles import Roles
-from palimpsest.run import plans, run
+from palimpsest.run import run
 from palimpsest.stage import Trained, run_stage
 from palimpsest.yaml_text import parse
 

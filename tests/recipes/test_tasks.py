@@ -7,8 +7,9 @@ import pytest
 
 from palimpsest.continual import StageMatrix, backward_transfer
 from palimpsest.page import render
+from palimpsest.plans import plans
 from palimpsest.recipe import RecipeError, parse_recipe
-from palimpsest.run import Quiet, plans, run
+from palimpsest.run import Quiet, run
 from palimpsest.run_folder import read_scores
 
 TRAIN = {"steps": 12, "batch": 32, "lr": 3e-3}

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from palimpsest.adapters.causal_lm import CausalLM
     from palimpsest.views import TokenView
 
-__all__ = ["CausalLMSubject"]
+__all__ = ["CausalLMSubject", "context_of"]
 
 TOKENS_A_BATCH = 2048
 """Padded tokens in one scoring batch: large enough to keep two cores or one card busy, small enough for both."""
+
+GENERATED_AT_ONCE = {"cuda": 32_768}
+"""The same for generation where it is another: a card takes as long for a few rows' next token as for hundreds."""
 
 _POSITIONS = 256
 """Positions whose [positions, V] logits are held at once when only the most likely token is asked for."""
@@ -52,6 +55,13 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens a causal language model can see; None where its config names no limit."""
+    config = model.config.get_text_config().to_dict()  # type: ignore[union-attr,operator]
+    limit: int | None = config.get("max_position_embeddings", config.get("n_positions"))
+    return limit
+
+
 class _Drawn:
     """Leaves one token possible at each position: the one at which the cumulated probability passes a drawn number.
 
@@ -76,10 +86,11 @@ class _Drawn:
 class CausalLMSubject:
     """A model and the adapter that feeds it. Answers are the same whatever the batch; rows come back in order."""
 
-    def __init__(self, adapter: CausalLM, model: nn.Module, *, tokens_a_batch: int = TOKENS_A_BATCH) -> None:
+    def __init__(self, adapter: CausalLM, model: nn.Module, *, tokens_a_batch: int | None = None) -> None:
         self.adapter = adapter
         self.model = model
-        self.tokens_a_batch = tokens_a_batch
+        self.tokens_a_batch = tokens_a_batch or TOKENS_A_BATCH
+        self._generated = tokens_a_batch or GENERATED_AT_ONCE.get(self._device.type, TOKENS_A_BATCH)
 
     @property
     def _device(self) -> torch.device:
@@ -124,9 +135,9 @@ class CausalLMSubject:
 
     def generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
         """Greedy answers as text, without prompt and special tokens."""
-        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
+        prompts = self._prompts(rows, max_new_tokens)
         found: dict[int, str] = {}
-        budget = max(self.tokens_a_batch, max(map(len, prompts)) + max_new_tokens)
+        budget = max(self._generated, max(map(len, prompts)) + max_new_tokens)
         for indices in _batches([len(p) + max_new_tokens for p in prompts], budget):
             found.update(zip(indices, self._continue([prompts[i] for i in indices], max_new_tokens)))
         return [found[i] for i in range(len(rows))]
@@ -141,16 +152,28 @@ class CausalLMSubject:
         for _, seed in zip(rows, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
             drawn.append(torch.rand(count, max_new_tokens, generator=generator, dtype=torch.float64))
-        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
+        prompts = self._prompts(rows, max_new_tokens)
         jobs = [(i, draw) for i in range(len(rows)) for draw in range(count)]
         found: dict[tuple[int, int], str] = {}
-        budget = max(self.tokens_a_batch, max(map(len, prompts)) + max_new_tokens)
+        budget = max(self._generated, max(map(len, prompts)) + max_new_tokens)
         for batch in _batches([len(prompts[i]) + max_new_tokens for i, _ in jobs], budget):
             chosen = [jobs[k] for k in batch]
             uniform = torch.stack([drawn[i][draw] for i, draw in chosen]).to(self._device)
             texts = self._continue([prompts[i] for i, _ in chosen], max_new_tokens, _Drawn(uniform, temperature))
             found.update(zip(chosen, texts))
         return [[found[i, draw] for draw in range(count)] for i in range(len(rows))]
+
+    def _prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
+        """Every row's prompt as tokens; refused where an answer of full length would not fit behind it."""
+        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
+        limit = context_of(self.model)
+        for i, prompt in enumerate(prompts):
+            if limit is not None and len(prompt) + max_new_tokens > limit:
+                raise ValueError(
+                    f"row {i} has a prompt of {len(prompt)} tokens, and {max_new_tokens} new ones are more than the "
+                    f"{limit} this model can see; lower max_new_tokens or shorten the row."
+                )
+        return prompts
 
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The first ``tokens`` tokens of each text, as text."""

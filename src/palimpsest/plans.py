@@ -1,0 +1,63 @@
+"""The models of a recipe in the order in which they are made, and the stages that lead to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palimpsest.recipe import Recipe, Stage
+from palimpsest.recipe_parts import compile_baselines
+
+__all__ = ["Plan", "plans", "stage_folders"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths."""
+
+    name: str
+    kind: str
+    label: str
+    start: str
+    stages: tuple[Stage, ...]
+    places: tuple[str, ...]
+
+
+def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
+    """All models of a recipe, in the order in which they are made."""
+    if not recipe.stages:
+        return [Plan("before", "before", recipe.model.pretrained, "pretrained", (), ())]
+    trunk, final = tuple(recipe.stages[: recipe.start]), tuple(recipe.stages[recipe.start :])
+    places = _places("stages", recipe.stages)
+    found = [
+        Plan("before", "before", "before", "pretrained", trunk, places[: recipe.start]),
+        Plan("after", "after", _label(final), "before", final, places[recipe.start :]),
+    ]
+    for label, stages in recipe.variants.items():
+        found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
+    for b in compile_baselines(recipe, allow_imports=allow_imports):
+        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
+    return found
+
+
+def _label(stages: Sequence[Stage]) -> str:
+    """A stage's name, or those of the first and the last of several."""
+    return stages[0].name if len(stages) == 1 else f"{stages[0].name} to {stages[-1].name}"
+
+
+def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(f"{home}.{i}" for i in range(len(stages)))
+
+
+def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
+    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
+    plans that begin alike share what they begin with, in the folder of the first."""
+    first: dict[str, Path] = {}
+    found: dict[tuple[str, int], Path] = {}
+    for plan in own:
+        chain = list(own[0].stages) if plan.start == "before" else []
+        for number, stage in enumerate(plan.stages):
+            chain.append(stage)
+            found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
+    return found
