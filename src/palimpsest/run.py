@@ -262,8 +262,7 @@ class _Work:
                         if told is error:
                             raise
                         raise told from error
-                    found = dataclasses.replace(scores, name=name, role=role)
-                    agreed(partial(add_scores, file, found))
+                    agreed(partial(add_scores, file, dataclasses.replace(scores, name=name, role=role)))
 
     def report(self) -> Report:
         """Everything measured, as a report, which is written too."""
