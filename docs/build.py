@@ -1,7 +1,8 @@
 """Builds the documentation site: ``python docs/build.py``.
 
-Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method from its file, for each paper from
-``claims/`` and ``results/``, and for each study in ``results/studies/``) and calls mkdocs, which writes ``site/``.
+Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method and kernel from its file, for each
+paper from ``claims/`` and ``results/``, and for each study in ``results/studies/``) and calls mkdocs, which writes
+``site/``.
 The site opens from disk and loads nothing from another host.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from method_pages import method_page, methods_index
-from palimpsest.card import method_cards
+from palimpsest.card import kernel_cards, method_cards
 from palimpsest.claim import load_paper, paper_slugs
 from paper_pages import load_results, paper_page, papers_index
 from study_pages import load_studies, studies_index, study_page
@@ -34,7 +35,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
     shutil.copytree(DOCS / "assets", source / "assets")
     for name in WRITTEN:
         shutil.copyfile(DOCS / name, source / name)
-    cards = method_cards()
+    cards = (*method_cards(), *kernel_cards())
     entries = [load_paper(slug) for slug in paper_slugs()]
     evidence = load_results(results, paper_slugs())
     used_by: dict[str, dict[str, str]] = defaultdict(dict)

@@ -115,9 +115,9 @@ def linear_cross_entropy(
     elif chosen == "compile":
         nll, lse = _compiled()(e, c, targets, bias, softcap, scale, ignore_index)
     else:
-        log_p, lse = log_probability_and_log_sum(
-            e, c, targets, bias, softcap, scale, ignore_index, log_sum=return_lse, shards=shards
-        )
+        even = reduction != "none"
+        given = (e, c, targets, bias, softcap, scale, ignore_index, None, even)
+        log_p, lse = log_probability_and_log_sum(*given, log_sum=return_lse, shards=shards)
         nll = -log_p
     if shift:
         nll, lse = nll[..., :-shift], lse[..., :-shift]
