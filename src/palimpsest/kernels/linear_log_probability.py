@@ -13,7 +13,7 @@ blocks of a few tokens with the whole vocabulary give all gradients in the forwa
 Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025), arXiv 2411.09009, algorithms 1-3.
 Tags: learn, loss, kernel, language-model.
 Differs: whole blocks of the vocabulary instead of tiles; no gradient filter and no vocabulary sorting, which pay only
-where a tile can be skipped; one value per token of log p (not its negative), with any upstream gradient; deterministic.
+where a tile can be skipped; one value per token of log p (not its negative), any upstream gradient; deterministic.
 See: ``linear_logits`` for methods that need all logits; ``cut_cross_entropy``, whose kernels do this on CUDA.
 """
 
@@ -60,7 +60,7 @@ def linear_log_probability(
     the logits (None: none), ``scale`` multiplies them before the bias, ``chunk`` is the number of vocabulary entries
     computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.  ``even`` expects one upstream
     gradient for all counted tokens: the gradients are then made in the forward, beside a block of 1/16 of the logits
-    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.
+    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.  On CUDA neither hint counts.
 
     Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
     """

@@ -189,11 +189,12 @@ def _ranking(shape: Shape, hidden: bool, weight: bool, rounded: bool, machine: M
         return (_weight_alone,) if weight else (_signal_alone,)
     if not weight:
         return (_hidden_only,)
-    chunks = sorted({_filling(chunk, shape, machine) for chunk in CHUNKS} | set(CHUNKS))
+    chunks = [_filling(chunk, shape, machine) for chunk in CHUNKS]
     signals: tuple[Arena, ...] = ("extra", "hidden", "weight")
+    sums: tuple[Arena, ...] = ("weight",) if shape.item == 4 else ("extra", "weight")
     best: Arrange = _apart
     least = _evaluated(_apart(shape), shape, machine).seconds
-    for parts, chunk, signal_in, sums_in, whole in product(PARTS, chunks, signals, signals[::2], (False, True)):
+    for parts, chunk, signal_in, sums_in, whole in product(PARTS, chunks, signals, sums, (False, True)):
         arrange = _Together(parts, chunk, signal_in, sums_in, whole)
         steps = arrange(shape) if parts == 1 or whole or rounded else None
         if steps is not None and (found := _evaluated(steps, shape, machine).seconds) < least:
