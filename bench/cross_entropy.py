@@ -302,7 +302,9 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
             except Exception as error:  # a peer that fails here is a line, not the end of the run
                 if way.startswith("ours") and not isinstance(error, torch.OutOfMemoryError):
                     raise
-                print(f"{way:<26} {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+                print(f"{way:<26} {type(error).__name__}: {str(error)[:80]!r}")
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
                 continue
             share = kept(given, options.eps) if "filter" in way else None
             row = Row(name, kind, way, kept=None if share is None else share[0], **found)

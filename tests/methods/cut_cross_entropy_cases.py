@@ -199,7 +199,7 @@ def test_mixed_precisions_meet_in_the_wider() -> None:
 @pytest.mark.parametrize("row_blocks", [1, 3, 64, 128, 1000])
 @pytest.mark.parametrize(("tiles", "unit"), [(1, 1), (7, 1), (1000, 1), (1000, 4), (192, 8)])
 def test_slices_cover_the_vocabulary(row_blocks: int, tiles: int, unit: int) -> None:
-    count, size = driver.slices(row_blocks, tiles, unit, 132)
+    count, size = driver.slices(row_blocks, tiles, unit, 132, 16)
     assert 1 <= count <= driver.SLICES and size % unit == 0
     assert (count - 1) * size < tiles <= count * size
 
