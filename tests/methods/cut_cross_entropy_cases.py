@@ -121,7 +121,7 @@ def test_the_gradients_serve_as_scratch(
     e, c, targets, bias = problem((40,), 48, 250, dtype)
     shape = Shape(40, 48, 250, e.element_size())
     steps = plan.plan(shape, hidden="e" not in frozen, weight="c" not in frozen, rounded=rounded).steps
-    assert len(steps) > 5 and any(s.signal.arena != "extra" for s in steps)
+    assert len(steps) > 3 and any(s.signal.arena != "extra" for s in steps)
     compare(e, c, targets, bias, frozen=frozen, accumulate=dtype if rounded else torch.float32)
     plan._ranking.cache_clear()
 
