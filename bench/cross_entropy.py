@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palimpsest.kernels.cut_cross_entropy import linear_cross_entropy
+from palimpsest.kernels.cut_cross_entropy.plan import Shape, plan
 
 SHAPES = {  # tokens, width, entries
     "gemma": (8192, 2304, 256000),
@@ -282,6 +283,12 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
             floors = {"one": first, "three": first + others, "four": 2 * first + others}
             print(f"\n{name} {SHAPES[name]}: " + ", ".join(f"{k} products {ms:.2f} ms" for k, ms in floors.items()))
             yield {"shape": name, **floors}
+            n, d, v = SHAPES[name]
+            scheme = plan(Shape(n, d, v, 2), hidden=True, weight=True)
+            share, moved, ms = scheme.products, scheme.moved / 1e9, scheme.seconds * 1e3
+            print(
+                f"    planned backward: {share:.2f} products, {moved:.1f} GB moved, {ms:.1f} ms predicted for an H100"
+            )
             if device.type == "cuda" and not options.no_tune:
                 yield {"shape": name, "tiles": tune(*given)}
         right = truth(*given)
@@ -295,7 +302,9 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
             except Exception as error:  # a peer that fails here is a line, not the end of the run
                 if way.startswith("ours") and not isinstance(error, torch.OutOfMemoryError):
                     raise
-                print(f"{way:<26} {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+                print(f"{way:<26} {type(error).__name__}: {str(error)[:80]!r}")
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
                 continue
             share = kept(given, options.eps) if "filter" in way else None
             row = Row(name, kind, way, kept=None if share is None else share[0], **found)

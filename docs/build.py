@@ -1,8 +1,8 @@
 """Builds the documentation site: ``python docs/build.py``.
 
-Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method from its file, for each paper from
-``claims/`` and ``results/``, for each study in ``results/studies/``, and one for the benches in ``results/bench/``) and
-calls mkdocs, which writes ``site/``.
+Writes Markdown to ``site-src/`` (the hand-written pages, a page for each method and kernel from its file, for each
+paper from ``claims/`` and ``results/``, for each study in ``results/studies/``, and one for the benches in
+``results/bench/``) and calls mkdocs, which writes ``site/``.
 The site opens from disk and loads nothing from another host.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from bench_pages import benches_page, load_benches
 from method_pages import method_page, methods_index
-from palimpsest.card import method_cards
+from palimpsest.card import kernel_cards, method_cards
 from palimpsest.claim import load_paper, paper_slugs
 from paper_pages import load_results, paper_page, papers_index
 from study_pages import load_peers, load_studies, studies_index, study_page
@@ -36,7 +36,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
     shutil.copytree(DOCS / "assets", source / "assets")
     for name in WRITTEN:
         shutil.copyfile(DOCS / name, source / name)
-    cards = method_cards()
+    cards = (*method_cards(), *kernel_cards())
     entries = [load_paper(slug) for slug in paper_slugs()]
     evidence = load_results(results, paper_slugs())
     used_by: dict[str, dict[str, str]] = defaultdict(dict)

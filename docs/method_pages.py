@@ -47,7 +47,8 @@ def method_page(entry: MethodCard, papers: dict[str, str]) -> MethodPage:
     fields |= {"Differs": card.differs, "See": card.see}
     parts += [f"**{label}**: {prose(value)}" for label, value in fields.items() if value]
     parts += [f"Part of [{escape(title)}](../../papers/{slug}.md)." for slug, title in papers.items()]
-    parts.append(f"In a recipe: {span(entry.name)}. In Python: {span(module.__name__)}.")
+    recipe = "" if entry.family == "kernels" else f"In a recipe: {span(entry.name)}. "
+    parts.append(f"{recipe}In Python: {span(module.__name__)}.")
     parts += [section for value in public_objects(module) for section in object_sections(value)]
     return MethodPage(entry.family, entry.name, f"methods/{entry.family}/{entry.name}.md", "\n\n".join(parts) + "\n")
 

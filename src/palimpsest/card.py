@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pkgutil
 import re
 import textwrap
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from palimpsest.names import families
 
-__all__ = ["FIELDS", "Card", "MethodCard", "docstring_of", "method_cards", "parse_card"]
+__all__ = ["FIELDS", "Card", "MethodCard", "docstring_of", "kernel_cards", "method_cards", "parse_card"]
 
 FIELDS = ("Paper", "Code", "Tags", "Needs", "Differs", "See")
 """The labels of a card, in the order in which a file writes them."""
@@ -130,11 +131,22 @@ def docstring_of(module: str) -> str:
 
 def method_cards() -> tuple[MethodCard, ...]:
     """The cards of all methods, by folder and name; a card that cannot be read is an error that names its module."""
-    cards = []
-    for family, members in families().items():
-        for name, module in sorted(members.items()):
-            try:
-                cards.append(MethodCard(family, name, parse_card(docstring_of(module))))
-            except (ValueError, SyntaxError) as error:
-                raise ValueError(f"{module}: {error}") from error
-    return tuple(cards)
+    return tuple(
+        _card(family, name, module)
+        for family, members in families().items()
+        for name, module in sorted(members.items())
+    )
+
+
+def kernel_cards() -> tuple[MethodCard, ...]:
+    """The cards of the kernels, which are called in Python and named in no recipe."""
+    modules = pkgutil.iter_modules([str(Path(__file__).parent / "kernels")])
+    names = sorted(m.name for m in modules if not m.name.startswith("_"))
+    return tuple(_card("kernels", name, f"palimpsest.kernels.{name}") for name in names)
+
+
+def _card(family: str, name: str, module: str) -> MethodCard:
+    try:
+        return MethodCard(family, name, parse_card(docstring_of(module)))
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{module}: {error}") from error

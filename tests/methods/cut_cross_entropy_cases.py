@@ -22,9 +22,9 @@ TOLERANCE = {torch.float32: 3e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
 
 
 def problem(
-    tokens: tuple[int, ...] = (2, 20),
+    tokens: tuple[int, ...] = (2, 12),
     width: int = 48,
-    entries: int = 150,
+    entries: int = 100,
     dtype: torch.dtype = torch.float32,
     ignored: float = 0.0,
     sharp: float = 2.0,
@@ -79,9 +79,9 @@ def compare(
 @pytest.mark.parametrize(
     ("width", "entries", "options"),
     [
-        (37, 151, {"bias": True, "softcap": 3.0, "scale": 1.3}),  # by pointers
-        (48, 96, {"bias": True, "shift": 1, "reduction": "none", "ignored": 0.1}),
-        (40, 150, {"softcap": 20.0, "shift": 2, "reduction": "sum", "ignored": 0.5}),
+        (37, 101, {"bias": True, "softcap": 3.0, "scale": 1.3}),  # by pointers
+        (48, 80, {"bias": True, "shift": 1, "reduction": "none", "ignored": 0.1}),
+        (40, 100, {"softcap": 20.0, "shift": 2, "reduction": "sum", "ignored": 0.5}),
     ],
     ids=str,
 )
@@ -121,7 +121,7 @@ def test_the_gradients_serve_as_scratch(
     e, c, targets, bias = problem((40,), 48, 250, dtype)
     shape = Shape(40, 48, 250, e.element_size())
     steps = plan.plan(shape, hidden="e" not in frozen, weight="c" not in frozen, rounded=rounded).steps
-    assert len(steps) > 5 and any(s.signal.arena != "extra" for s in steps)
+    assert len(steps) > 3 and any(s.signal.arena != "extra" for s in steps)
     compare(e, c, targets, bias, frozen=frozen, accumulate=dtype if rounded else torch.float32)
     plan._ranking.cache_clear()
 
@@ -199,7 +199,7 @@ def test_mixed_precisions_meet_in_the_wider() -> None:
 @pytest.mark.parametrize("row_blocks", [1, 3, 64, 128, 1000])
 @pytest.mark.parametrize(("tiles", "unit"), [(1, 1), (7, 1), (1000, 1), (1000, 4), (192, 8)])
 def test_slices_cover_the_vocabulary(row_blocks: int, tiles: int, unit: int) -> None:
-    count, size = driver.slices(row_blocks, tiles, unit, 132)
+    count, size = driver.slices(row_blocks, tiles, unit, 132, 16)
     assert 1 <= count <= driver.SLICES and size % unit == 0
     assert (count - 1) * size < tiles <= count * size
 

@@ -54,6 +54,15 @@ class Follower:
     def _free_of(self, where: Span, taken: Iterator[Span] | list[Span]) -> None:
         assert not any(overlap(where, t) for t in taken), (where, self.found.steps)
 
+    def _finish(self, where: Span) -> None:
+        """Neighbors are one span: there may be thousands."""
+        self._free_of(where, self.final)
+        before = next((f for f in self.final if f[0] == where[0] and f[2] == where[1]), None)
+        if before is not None:
+            self.final.remove(before)
+            where = where[0], before[1], where[2]
+        self.final.append(where)
+
     def take(self, step: Step, arenas: set[str]) -> None:
         part, signal = (step.first_row, step.stop_row), span(step.signal)
         size = ((step.rows - 1) * step.stride + step.columns) * self.shape.item
@@ -64,10 +73,10 @@ class Follower:
         if step.weight:
             rows = self._rows("weight", step.first, step.stop)
             self._free_of(rows, [signal, *self.sums.values()])
-            assert step.add_weight == (rows in self.final)
-            if not step.add_weight:
-                self._free_of(rows, self.final)
-                self.final.append(rows)
+            if step.add_weight:
+                assert any(rows[0] == f[0] and f[1] <= rows[1] and rows[2] <= f[2] for f in self.final)
+            else:
+                self._finish(rows)
         if step.hidden:
             self._add_hidden(step, part, signal, arenas)
 
@@ -84,8 +93,8 @@ class Follower:
             self.sums[part] = where
         if step.last:
             del self.sums[part]
-            self._free_of(result, [*self.final, *([where] if step.sums is not None else []), *self.sums.values()])
-            self.final.append(result)
+            self._free_of(result, [*([where] if step.sums is not None else []), *self.sums.values()])
+            self._finish(result)
 
 
 def covered(steps: list[Step], shape: Shape) -> bool:

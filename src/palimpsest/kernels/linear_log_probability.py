@@ -11,9 +11,9 @@ Nor is it where the caller says that every token will get the same upstream grad
 blocks of a few tokens with the whole vocabulary give all gradients in the forward, in three products.
 
 Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025), arXiv 2411.09009, algorithms 1-3.
-Tags: cross-entropy, large vocabulary, memory.
+Tags: learn, loss, kernel, language-model.
 Differs: whole blocks of the vocabulary instead of tiles; no gradient filter and no vocabulary sorting, which pay only
-where a tile can be skipped; one value per token of log p (not its negative), with any upstream gradient; deterministic.
+where a tile can be skipped; one value per token of log p (not its negative), any upstream gradient; deterministic.
 See: ``linear_logits`` for methods that need all logits; ``cut_cross_entropy``, whose kernels do this on CUDA.
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from palimpsest.kernels._inputs import check_inputs
 from palimpsest.kernels._shards import Shards
 
-__all__ = ["linear_log_probability", "linear_logits", "log_probability_and_log_sum"]
+__all__ = ["METHOD", "linear_log_probability", "linear_logits", "log_probability_and_log_sum"]
 
 TOKENS = 2048  # rows of one block: more do not make the matrix products faster, only the buffers larger
 ENTRIES = 1024  # columns of one block, unless the caller says otherwise
@@ -60,7 +60,7 @@ def linear_log_probability(
     the logits (None: none), ``scale`` multiplies them before the bias, ``chunk`` is the number of vocabulary entries
     computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.  ``even`` expects one upstream
     gradient for all counted tokens: the gradients are then made in the forward, beside a block of 1/16 of the logits
-    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.
+    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.  On CUDA neither hint counts.
 
     Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
     """
@@ -367,12 +367,10 @@ class _LinearLogProbability(torch.autograd.Function):
             )
         if upstream is None and of_sum is None:
             return (None,) * 5
-        if ctx.only_hidden:
-            assert upstream is not None
+        if ctx.only_hidden and upstream is not None:
             direction, index = ctx.saved_tensors
             g = _gather(upstream, index).to(direction.dtype)
-            for_hidden = (direction * g.unsqueeze(1)).to(ctx.dtype)
-            return _scatter(for_hidden, index, ctx.shape), None, None, None, None
+            return _scatter((direction * g.unsqueeze(1)).to(ctx.dtype), index, ctx.shape), None, None, None, None
         hidden, weight, bias, targets, index, log_sum = ctx.saved_tensors
         g = torch.zeros_like(log_sum) if upstream is None else _gather(upstream, index).to(log_sum.dtype)
         of_sum = None if of_sum is None else _gather(of_sum, index).to(log_sum.dtype)
@@ -383,8 +381,7 @@ class _LinearLogProbability(torch.autograd.Function):
         else:
             with torch.autocast(hidden.device.type, enabled=False):
                 problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
-                needs = ctx.needs_input_grad[:3]
-                for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, of_sum, needs)
+                for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, of_sum, ctx.needs_input_grad[:3])
         if for_hidden is not None:
             for_hidden = _scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
         return for_hidden, for_weight, for_bias, None, None
@@ -406,3 +403,6 @@ def _scatter(values: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
 
 def _working_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+METHOD = linear_log_probability

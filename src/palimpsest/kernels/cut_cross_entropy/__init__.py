@@ -4,18 +4,20 @@
     lse_i = log sum_v exp z_iv     nll_i = lse_i - z_{i, y_i}
     dZ_iv = exp(z_iv - lse_i) (dnll_i + dlse_i) - [v = y_i] dnll_i     dE = dZ C     dC = dZ^T E
 
-On CUDA, Triton kernels make tiles of logits and use them up in registers.  *Forward*, one matrix product: a program
+On CUDA, Triton kernels make tiles of logits and use them up in registers.  Forward, one matrix product: a program
 takes a block of tokens over a slice of the vocabulary and writes one maximum and one sum a token; nobody waits for a
-lock.  *Exact backward*, three more and a little: chunk by chunk of the vocabulary, dZ is made from float32 logits and
+lock.  Exact backward, three more and a little: chunk by chunk of the vocabulary, dZ is made from float32 logits and
 rounded once, and both gradients are made from it by cuBLAS, so that the logits are computed again only once for the
-two; ``plan`` finds room for the chunk and for the float32 sums of dE inside the gradients themselves.  *Filtered
-backward* (``filter_eps``), 1 + 3 s with s the share of blocks that is kept: what has next to no probability is known
+two; ``plan`` finds room for the chunk and for the float32 sums of dE inside the gradients themselves.  Filtered
+backward (``filter_eps``), 1 + 3 s with s the share of blocks that is kept: what has next to no probability is known
 from the forward and is not computed again; ``filtered`` states its bound.
 
-What it can cost, for 8192 tokens, width 2304 and 256000 entries in bfloat16: a product is 9.7 TFLOP, about 12 ms as an
-H100 reaches it, so 48 ms exact; reading and writing E, C, dE, dC and each chunk of dZ moves some 20 GB, about 7 ms of
-memory, most of which passes while something is computed.  For 16384 x 576 x 49152, dC is smaller than what it would
-have to hold, a product does little for each number that it moves, and the exact backward nears five products.
+What it can cost, for 8192 tokens, width 2304 and 256000 entries in bfloat16: a product is 9.7 TFLOP, on an H100 about
+12 ms.  The forward is one; the plan of the backward has 3.14, the logits once more and both gradients, and moves 29 GB,
+10 ms of traffic of which a good part passes while something is computed: five quarters of four products are within
+reach.  For 16384 x 576 x 49152 they are not: dC is hardly larger than the sums of dE, so that the backward has four
+products, in narrow chunks, and a product of this width computes little for each number that it moves.
+``bench/cross_entropy.py`` prints what a plan is predicted to cost beside what it does.
 
 On CPU the loss is ``linear_log_probability``'s, in float32 blocks; other devices get ``torch.compile`` of the plain
 formula.  Every way is deterministic: no sum depends on the order in which programs run.
@@ -32,4 +34,6 @@ See: ``linear_log_probability``, what ``TokenView.logp`` asks, which is the nega
 
 from palimpsest.kernels.cut_cross_entropy.function import by_triton, linear_cross_entropy, negative_log_probability
 
-__all__ = ["by_triton", "linear_cross_entropy", "negative_log_probability"]
+__all__ = ["METHOD", "by_triton", "linear_cross_entropy", "negative_log_probability"]
+
+METHOD = linear_cross_entropy

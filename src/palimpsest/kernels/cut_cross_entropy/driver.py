@@ -115,13 +115,17 @@ def operands(e: Tensor, c: Tensor, tile: Tile, out: Tensor | None = None) -> dic
     return {**given, **sizes, **compiler, "TMA": tma, "PRECISION": precision(e.dtype)}
 
 
-def slices(row_blocks: int, tiles: int, unit: int, programs: int) -> tuple[int, int]:
-    """How many slices of the vocabulary, and how many tiles in each (a multiple of ``unit``), fill the chip best."""
+def slices(row_blocks: int, tiles: int, unit: int, programs: int, group: int) -> tuple[int, int]:
+    """How many slices of the vocabulary, and how many tiles in each (a multiple of ``unit``), fill the chip best.
+
+    At least so many that one group of row blocks keeps it busy: then what runs together reads the same few rows.
+    """
 
     def cost(size: int) -> int:
         return -(-row_blocks * -(-tiles // size) // programs) * size
 
-    shares = [-(-tiles // count) for count in range(1, SLICES + 1)]
+    least = min(-(-programs // min(group, row_blocks)), SLICES)
+    shares = [-(-tiles // count) for count in range(least, SLICES + 1)]
     sizes = {-(-share // unit) * unit for share in shares}
     best = min(sorted(sizes, reverse=True), key=cost)
     return -(-tiles // best), best
@@ -132,7 +136,7 @@ def log_sums(e: Tensor, head: Head, keep: bool = False) -> tuple[Tensor, Tensor 
     tile, n, v = tiles_for(e.device, e.dtype).log_sum, len(e), len(head.weight)
     row_blocks = -(-n // tile.rows)
     unit = BLOCK // tile.entries if keep else 1
-    count, tiles_a_slice = slices(row_blocks, -(-v // tile.entries), unit, processors(e.device))
+    count, tiles_a_slice = slices(row_blocks, -(-v // tile.entries), unit, processors(e.device), tile.group)
     largest, total = e.new_empty((2, n, count), dtype=torch.float32)
     blocks = e.new_empty((n, -(-v // BLOCK)), dtype=torch.float16) if keep else None
     with on(e.device):

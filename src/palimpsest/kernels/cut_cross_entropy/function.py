@@ -86,7 +86,7 @@ def linear_cross_entropy(
     dimension is scored against target i + k, and ``none`` is k shorter.  ``return_lse`` adds the log-sum-exp of each
     token's logits, shaped as ``none``; its gradient is not divided by anything, so a penalty on it names its own mean.
     Gradients may be taken with any upstream and skip what needs none, a frozen ``c`` or a frozen ``e``; they can be
-    taken once only.
+    taken once only.  An ``e`` and a ``c`` of two precisions meet in the wider: under autocast, cast ``c`` first.
 
     ``filter_eps`` lets the Triton kernels leave out, in the backward, those blocks of a token's vocabulary that have
     together at most this share of its probability, its target's block never: the error of a row of dE is at most
@@ -115,9 +115,9 @@ def linear_cross_entropy(
     elif chosen == "compile":
         nll, lse = _compiled()(e, c, targets, bias, softcap, scale, ignore_index)
     else:
-        log_p, lse = log_probability_and_log_sum(
-            e, c, targets, bias, softcap, scale, ignore_index, log_sum=return_lse, shards=shards
-        )
+        even = reduction != "none"
+        given = (e, c, targets, bias, softcap, scale, ignore_index, None, even)
+        log_p, lse = log_probability_and_log_sum(*given, log_sum=return_lse, shards=shards)
         nll = -log_p
     if shift:
         nll, lse = nll[..., :-shift], lse[..., :-shift]

@@ -104,9 +104,9 @@ class Step:
 class Machine:
     """What predictions are made with; the defaults are one H100 and bf16, as large matrix products reach it."""
 
-    flops: float = 680e12  # a second
+    flops: float = 800e12  # a second
     bandwidth: float = 2.8e12  # bytes a second
-    launch: float = 4e-6  # seconds
+    launch: float = 15e-6  # seconds of Python for one kernel, which pass while the one before runs
     processors: int = 132
 
     def product(self, m: int, n: int, k: int) -> float:
@@ -116,14 +116,14 @@ class Machine:
         return 2 * m * n * k / self.flops / max(filled, 0.5)  # a product of few tiles is split along k
 
     def seconds(self, step: Step, shape: Shape) -> float:
-        """A step's products and half of its traffic: the other half passes while something is computed."""
+        """A step's products and half of its traffic, whose other half passes meanwhile; or the time to start them."""
         n, w, d, launches = step.rows, step.columns, shape.width, 1 + step.hidden + step.weight
         work = self.product(n, w, d)
         if step.hidden:
             work += self.product(n, d, w)
         if step.weight:
             work += self.product(w, d, n)
-        return work + moved(step, shape) / 2 / self.bandwidth + launches * self.launch
+        return max(work + moved(step, shape) / 2 / self.bandwidth, launches * self.launch)
 
 
 def moved(step: Step, shape: Shape) -> int:
@@ -189,15 +189,26 @@ def _ranking(shape: Shape, hidden: bool, weight: bool, rounded: bool, machine: M
         return (_weight_alone,) if weight else (_signal_alone,)
     if not weight:
         return (_hidden_only,)
+    chunks = [_filling(chunk, shape, machine) for chunk in CHUNKS]
     signals: tuple[Arena, ...] = ("extra", "hidden", "weight")
+    sums: tuple[Arena, ...] = ("weight",) if shape.item == 4 else ("extra", "weight")
     best: Arrange = _apart
     least = _evaluated(_apart(shape), shape, machine).seconds
-    for parts, chunk, signal_in, sums_in, whole in product(PARTS, CHUNKS, signals, signals[::2], (False, True)):
+    for parts, chunk, signal_in, sums_in, whole in product(PARTS, chunks, signals, sums, (False, True)):
         arrange = _Together(parts, chunk, signal_in, sums_in, whole)
         steps = arrange(shape) if parts == 1 or whole or rounded else None
         if steps is not None and (found := _evaluated(steps, shape, machine).seconds) < least:
             best, least = arrange, found
     return (best, _apart)
+
+
+def _filling(chunk: int, shape: Shape, machine: Machine) -> int:
+    """The number of columns, above half of ``chunk``, of which the products of a step fill whole waves best."""
+
+    def cost(w: int) -> float:
+        return (machine.product(w, shape.width, shape.tokens) + machine.product(shape.tokens, w, shape.width)) / w
+
+    return min(range(chunk, chunk // 2, -128), key=cost)
 
 
 def _apart(shape: Shape) -> list[Step]:
@@ -342,7 +353,10 @@ def _columns(size: int, rows: int, item: int, most: int) -> int:
     """How many columns of G fit into ``size`` bytes, at most ``most``; rounded down where they do not all fit."""
     if _signal_bytes(rows, most, item) <= size:
         return most
-    return max(0, _round_down((size - ALIGN) // (rows * item)))
+    columns = _round_down(size // (rows * item))
+    while columns > 0 and _signal_bytes(rows, columns, item) > size:
+        columns = _round_down(columns - 1)
+    return columns
 
 
 def _round_down(columns: int) -> int:
