@@ -238,6 +238,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.steps < 20:
+        parser.error("--steps is at least 20")
     torch.set_num_threads(options.threads)
     rows, absent = measure(SIZES[options.size], options.steps, device)
     header = f"{'optimizer':<20}{'state B/param':>14}{'B/matrix entry':>16}{'step ms':>10}{'renewing ms':>13}"

@@ -64,7 +64,8 @@ def _bench(file: Path, script: Path) -> Bench:
         raise ValueError(f"{file} is no JSON ({error}); write it with python bench/{script.name} --json.") from None
     given = {"rows": found} if isinstance(found, list) else found if "rows" in found else {"rows": [found]}
     rows = [dict(_cells(row)) for row in given["rows"]]
-    return Bench(file.stem, about, dict(_cells({k: v for k, v in given.items() if k != "rows"})), rows)
+    settings = {k: v for k, v in given.items() if k not in ("rows", "what")}
+    return Bench(file.stem, about, dict(_cells(settings)), rows)
 
 
 def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from palimpsest.loop import Training
 from palimpsest.objective import WEIGHTS, Total
 from palimpsest.procedure import takes
 from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
@@ -122,7 +123,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     _check_name(stage.name, f"{place}.name")
     total = compile_objective(stage, place, allow_imports=allow_imports)
     if total is not None:
-        compile_training(stage, place, allow_imports=allow_imports)
+        _check_batches(total, compile_training(stage, place, allow_imports=allow_imports), place)
         unknown = [r for r in total.roles if r not in recipe.roles]
         if unknown:
             nearest = suggest(unknown[0], list(recipe.roles))
@@ -167,6 +168,16 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
                     f"{place}.train.batch: {short(spec)} makes batches of {selector.block} rows, and {batch} is no"
                     " multiple of it; choose one."
                 )
+
+
+def _check_batches(total: Total, training: Training, place: str) -> None:
+    """Whether rows that a term compares with each other stay together."""
+    for i, term in enumerate(total.terms):
+        if term.objective.couples and training.accumulation > 1:
+            raise RecipeError(
+                f"{place}.objective.{i}: {term.name} compares the rows of a batch with each other, which micro-batches"
+                " would take apart; set train.accumulation to 1."
+            )
 
 
 def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:

@@ -32,6 +32,7 @@ from palimpsest.recipe_parts import (
 )
 from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache
 from palimpsest.roles import Roles
+from palimpsest.select import Selection, Selector
 from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
 
@@ -202,7 +203,7 @@ class _Work:
         stage, roles = self.stage, self.roles
         total = compile_objective(stage, self.place, allow_imports=self.allow_imports)
         for role, spec in stage.select.items():
-            roles.selections[role] = self.part(spec, "selectors", f"select.{role}")(roles.rows[role], self.model)
+            roles.selections[role] = self._selected(role, spec)
         torch.manual_seed(self.seed)
         working = self.model
         if stage.lora is not None:
@@ -257,6 +258,17 @@ class _Work:
 
     def _training(self) -> Training:
         return compile_training(self.stage, self.place, allow_imports=self.allow_imports)
+
+    def _selected(self, role: str, spec: Spec) -> Selection:
+        """What a selector chooses of a role's rows; an error names it."""
+        selector: Selector = self.part(spec, "selectors", f"select.{role}")
+        try:
+            return selector(self.roles.rows[role], self.model)
+        except Exception as error:
+            told = explained(error, f"{self.place}.select.{role}")
+            if told is error:
+                raise
+            raise told from error
 
     def _trained(
         self, working: nn.Module, total: Total | None, kind: str | Slow, reference: Reference | None

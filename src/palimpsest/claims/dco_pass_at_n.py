@@ -33,6 +33,8 @@ STEPS, EARLY, BATCH, RATE = 240, 60, 64, 1e-3
 """The steps of a run, of which 200 training rows are seen 77 times, and the steps after which it is looked at early."""
 TRIES = (1, 16, 64)
 """The N of pass@N."""
+DECODERS: Mapping[Budget, tuple[int, int]] = {"cpu": (2, 64), "gpu": (4, 256)}
+"""Layers and width."""
 
 
 class CoverageFalls(Claim):
@@ -49,7 +51,7 @@ class CoverageFalls(Claim):
         from palimpsest.claims._evidence import Condition, evidence
         from palimpsest.statistics import paired_bootstrap_over_seeds
 
-        runs = [_run(seed, 1.0) for seed in seeds]
+        runs = [_run(budget, seed, 1.0) for seed in seeds]
 
         def change(n: int) -> Interval:
             return paired_bootstrap_over_seeds([r.early[n] for r in runs], [r.late[n] for r in runs])
@@ -75,7 +77,7 @@ class TradesOneForMany(Claim):
         from palimpsest.claims._evidence import Condition, evidence
         from palimpsest.statistics import paired_bootstrap_over_seeds
 
-        runs = {n: [_run(seed, float(n)) for seed in seeds] for n in TRIES}
+        runs = {n: [_run(budget, seed, float(n)) for seed in seeds] for n in TRIES}
 
         def gain(n: int, better: int, than: int) -> Interval:
             return paired_bootstrap_over_seeds([r.late[n] for r in runs[than]], [r.late[n] for r in runs[better]])
@@ -148,18 +150,19 @@ def _objective(samples: float) -> Objective:
 
 
 @cache
-def _run(seed: int, samples: float) -> _Run:
+def _run(budget: Budget, seed: int, samples: float) -> _Run:
     """Trains a decoder for ``samples`` tries (1: cross-entropy) and measures it twice."""
     from palimpsest.adapters.causal_lm import CausalLM
     from palimpsest.audits.pass_at_n import PassAtN
-    from palimpsest.claims._facts import decoder, word_tokenizer
+    from palimpsest.claims._facts import decoder, device_of, word_tokenizer
     from palimpsest.loop import Progress, Training, fit
     from palimpsest.objective import on
 
     words = [f"{kind}{i}" for kind in "abc" for i in range(WORDS)]
     words += [f"{kind}{i}" for kind in "uv" for i in range(ANSWERS)]
     train, test = _questions()
-    model, adapter, found = decoder(len(words), 2, 64, seed), CausalLM(word_tokenizer(words)), _Run()
+    model = decoder(len(words), *DECODERS[budget], seed).to(device_of(budget))
+    adapter, found = CausalLM(word_tokenizer(words)), _Run()
 
     def measure() -> dict[int, Scores]:
         return {n: PassAtN(n=n, how="exact")(adapter.subject(model), {"test": test}, "test") for n in TRIES}

@@ -113,7 +113,7 @@ class BetterOnNewText(Claim):
             "linupper": Reweighted(CrossEntropy(), "linupper", temperature=0.4, burn_in=BURN_IN),
             "quadratic": Reweighted(CrossEntropy(), "quadratic", temperature=0.4, burn_in=BURN_IN),
         }
-        losses = {name: [_loss_on_new_text(arm, seed) for seed in seeds] for name, arm in arms.items()}
+        losses = {name: [_loss_on_new_text(arm, budget, seed) for seed in seeds] for name, arm in arms.items()}
         conditions = [
             Condition(
                 f"loss of {other} minus that of linupper",
@@ -130,6 +130,8 @@ class BetterOnNewText(Claim):
 
 
 WORDS, LENGTH, STEPS, BATCH, BURN_IN = 64, 16, 200, 32, 20
+DECODERS: Mapping[Budget, tuple[int, int]] = {"cpu": (2, 64), "gpu": (4, 256)}
+"""Layers and width."""
 
 
 def _grammar() -> list[list[int]]:
@@ -147,13 +149,13 @@ def _text(generator: random.Random, grammar: Sequence[Sequence[int]]) -> str:
     return " ".join(words)
 
 
-def _loss_on_new_text(objective: Objective, seed: int) -> Scores:
+def _loss_on_new_text(objective: Objective, budget: Budget, seed: int) -> Scores:
     """Nats a word of each test row after training."""
     import torch
 
     from palimpsest.adapters.causal_lm import CausalLM
     from palimpsest.audit import Scores, row_ids
-    from palimpsest.claims._facts import decoder, word_tokenizer
+    from palimpsest.claims._facts import decoder, device_of, word_tokenizer
     from palimpsest.loop import Training, fit
     from palimpsest.objective import on
     from palimpsest.schedules.ramp import Ramp
@@ -166,7 +168,8 @@ def _loss_on_new_text(objective: Objective, seed: int) -> Scores:
     held = random.Random("test")
     test: list[Row] = [{"id": f"t{i}", "text": _text(held, grammar)} for i in range(300)]
     words = [f"w{i}" for i in range(WORDS)]
-    model, adapter = decoder(WORDS, 2, 64, seed), CausalLM(word_tokenizer(words))
+    model = decoder(WORDS, *DECODERS[budget], seed).to(device_of(budget))
+    adapter = CausalLM(word_tokenizer(words))
     training = Training(steps=STEPS, batch=BATCH, lr=3e-3, warmup=0.1, schedule=Ramp(1.0, 0.05))
     fit(model, adapter.roles(task=rows), on("task", objective), training, seed=seed)
     nats = torch.stack([-logp.double().mean() for logp in adapter.subject(model).logp(test)])
