@@ -1,14 +1,21 @@
-"""A subject whose every answer is written down, so that the value of an audit can be worked out by hand."""
+"""A subject whose every answer is written down, so that the value of an audit can be worked out by hand.
+
+It also makes what several test files share importable, which pytest's importlib mode does not.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from palimpsest.audit import Row
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Scripted:
