@@ -200,7 +200,8 @@ def _beside(peer: Mapping[str, Any]) -> list[str]:
         f"Three of the methods on the same stream in avalanche-lib {escape(about['avalanche-lib'])}, in one run with"
         f" {about['seeds']} seeds: the same rows, network, first weights, rate, batches of 32, seven epochs a task and"
         f" reservoir of 200; rows come in other orders. Made by {span('bench/stream_peer.py')}. Means with 95 %"
-        " intervals over seeds; the difference, Palimpsest minus Avalanche, is paired by seed."
+        " intervals over seeds; the difference, Palimpsest minus Avalanche, is paired by seed. Seconds are of the"
+        " processor, in training."
     )
     lines = [
         [

@@ -1,5 +1,7 @@
 """Ten digits in four domains: upright, turned, negative, turned with little contrast (``split-digits.py`` for domains).
 
+Every class comes again in every task, so PRD has nothing to distill here: it is contrastive learning with prototypes.
+
 palimpsest run recipes/shifted-digits.py --allow-imports
 """
 

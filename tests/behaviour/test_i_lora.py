@@ -53,6 +53,14 @@ def test_the_slow_adapter_knows_more_of_the_earlier_task(facts, after):
     assert facts.knows(slow, earlier).nll < facts.knows(fast, earlier).nll - 0.5
 
 
+def test_consistency_keeps_more_than_the_slow_average_alone(facts, after):
+    """Of the adapter that is trained, and of the slow one, which without the term is only an average of it."""
+    earlier = TASKS[0][5:]
+    for of in range(2):
+        plain, kept = (facts.knows(after[name][of], earlier).nll for name in ("replay", "i-lora"))
+        assert kept < plain - 1, (of, plain, kept)
+
+
 def test_an_inner_point_of_the_line_is_better_than_both_ends(facts, after):
     model, _, (first, second) = after["replay"]
     path = linear_path(model, first, second, lambda m: facts.knows(m, [*TASKS[0][5:], *TASKS[1]]).nll)

@@ -1,4 +1,7 @@
-"""A subject whose every answer is written down, so that the value of an audit can be worked out by hand."""
+"""A subject whose every answer is written down, so that the value of an audit can be worked out by hand.
+
+It also makes what several test files share importable, which pytest's importlib mode does not.
+"""
 
 from __future__ import annotations
 

@@ -1,43 +1,23 @@
-"""FRUGAL and BAdam against the figures of FRUGAL's card: AdamW, signs, partition, first steps, memory, turns."""
-
-import copy
+"""FRUGAL against the figures of its card: AdamW, signs, partition, first steps, memory, turns."""
 
 import pytest
 import torch
+from split_checks import (
+    DOUBLE,
+    SHAPES,
+    a_vector_in_a_group_to_be_split_is_refused,
+    gradients,
+    memory_of_blocks,
+    walk,
+    weights,
+)
 
-from palimpsest.optim import FRUGAL, BAdam, GaLore
+from palimpsest.optim import FRUGAL, GaLore
 from palimpsest.optim._splitter import SPLITS, Leading
-from palimpsest.optim.badam import layers
 from palimpsest.optim.frugal import free_direction
 
-DOUBLE = torch.float64
-SHAPES = {"a": (6, 4), "b": (4, 6), "c": (5, 5), "d": (2, 3)}
 COORDINATES = ("columns", "rows", "entries")
 split_by = pytest.mark.parametrize("splitter", ["blocks", *SPLITS])
-
-
-def gradients(steps, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda shape: torch.randn(shape, generator=generator, dtype=DOUBLE)  # noqa: E731
-    return [{n: draw(s) for n, s in SHAPES.items()} for _ in range(steps)]
-
-
-def weights(seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.nn.Parameter(torch.randn(s, generator=generator, dtype=DOUBLE)) for n, s in SHAPES.items()}
-
-
-def walk(method, grads, watch=None, **settings):
-    """The weights after steps along given gradients, and the optimizer."""
-    parameters = weights()
-    optimizer = method([{"params": parameters.items(), "project": True}], **settings)
-    for step in grads:
-        for name, parameter in parameters.items():
-            parameter.grad = step[name]
-        optimizer.step()
-        if watch is not None:
-            watch({n: copy.deepcopy(dict(optimizer.state[p])) for n, p in parameters.items()})
-    return {n: p.detach() for n, p in parameters.items()}, {n: optimizer.state[p] for n, p in parameters.items()}
 
 
 def close(found, expected, tolerance=1e-9):
@@ -131,14 +111,8 @@ def test_memory_of_columns(density):
         assert set(state[name]) == {"chosen", "step", "exp_avg", "exp_avg_sq"} and len(state[name]["chosen"]) == kept
 
 
-@pytest.mark.parametrize("method", [FRUGAL, BAdam])
-def test_memory_of_blocks(method):
-    seen = []
-    walk(method, gradients(8), seen.append, update_gap=2, order="ascending")
-    for step, states in enumerate(seen):
-        active = [n for n, state in states.items() if state]
-        assert active == ["abcd"[step // 2]]
-        assert all(states[n]["exp_avg"].shape == SHAPES[n] for n in active)
+def test_memory_of_blocks():
+    memory_of_blocks(FRUGAL)
 
 
 # 6. Turns
@@ -240,31 +214,6 @@ def test_other_rules_by_hand(rule):
     assert set(state["a"]) == {"chosen", "exp_avg"}
 
 
-# BAdam
-
-
-def test_layers_are_numbered_by_their_names():
-    names = ["m.layers.0.attn.q", "m.layers.0.mlp.up", "m.layers.1.attn.q", "m.layers.10.attn.q", "m.other", "h.3"]
-    assert layers(names) == [0, 0, 1, 2, 3, 4]
-    assert layers(["q1.weight", "q1.bias"]) == [0, 1]
-
-
-def test_only_one_layer_moves_and_none_of_the_others_decays():
-    parameters = {f"layers.{i}.mlp.{n}": p for i in range(3) for n, p in weights(i).items()}
-    start = {n: p.detach().clone() for n, p in parameters.items()}
-    optimizer = BAdam(parameters.items(), lr=0.1, weight_decay=0.1, update_gap=2, order="descending")
-    for step in range(6):
-        before = {n: p.detach().clone() for n, p in parameters.items()}
-        for parameter in parameters.values():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        moved = {n.split(".")[1] for n, p in parameters.items() if not torch.equal(p, before[n])}
-        assert moved == {str(2 - step // 2)}
-    for name, parameter in parameters.items():  # two steps of AdamW along the same sign
-        expected = (start[name] * 0.99 - 0.1) * 0.99 - 0.1
-        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-6)
-
-
 # 8. What is refused
 
 
@@ -289,7 +238,4 @@ def test_refusals(fields, said):
 
 
 def test_a_vector_in_a_group_to_be_split_is_refused():
-    vector = [("h.attn.bias", torch.nn.Parameter(torch.zeros(3)))]
-    for method in (FRUGAL, BAdam):
-        with pytest.raises(ValueError, match=r"h\.attn\.bias has the shape \(3,\), and only matrices"):
-            method([{"params": vector, "project": True}])
+    a_vector_in_a_group_to_be_split_is_refused(FRUGAL)

@@ -1,28 +1,31 @@
-"""The threshold margin in both forms and the distances on the same states, against the figures of GeRe's card."""
+"""The threshold margin, a text at a time, against the figures of GeRe's card."""
 
 import copy
-import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_states import (
+    DOUBLE,
+    TASK,
+    TEXTS,
+    by_hand,
+    loss_of,
+    moved,
+    negative_deviations_are_refused,
+    nothing_for_the_base_and_something_for_another,
+    values,
+)
 
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.loop import Training, fit
-from palimpsest.names import build
 from palimpsest.objective import evaluate, on
-from palimpsest.objectives.balanced_threshold_margin import BalancedThresholdMargin, dynamic_weight
 from palimpsest.objectives.cross_entropy import CrossEntropy
-from palimpsest.objectives.feature_distance import FeatureDistance, feature_distance
 from palimpsest.objectives.threshold_margin import BaseStates, ThresholdMargin, statistics, violations
 from palimpsest.roles import Answers, Roles
 from palimpsest.step import Step
 from palimpsest.zoo.models import tiny_llama
-
-DOUBLE = torch.float64
-TEXTS = [{"text": "the sea is " + "very " * n + "wide"} for n in (0, 3, 1, 5)]
-TASK = [{"prompt": f"what {n}", "completion": f" is {n * 7}"} for n in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +37,6 @@ def language():
 @pytest.fixture
 def roles(language):
     return language[1].roles(replay=TEXTS, task=TASK)
-
-
-def moved(model, size=0.03, seed=0):
-    other = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.add_(size * torch.randn(p.shape, generator=generator))
-    return other
-
-
-def values(*numbers):
-    return torch.tensor(numbers, dtype=DOUBLE)
 
 
 LOW, HIGH = values(-1, -1, -1), values(1, 1, 1)
@@ -127,24 +117,8 @@ def test_states_are_those_of_the_base_in_eval_mode(language, roles):
     torch.testing.assert_close(state.mean, state.states.double().mean(0))
 
 
-def loss_of(objective, model, roles, states, size=4):
-    role = ("replay", "task") if objective.arity == 2 else "replay"
-    term = on(role, objective)
-    (batch,) = roles.window(0, size, seed=0)
-    return evaluate(term, model, batch, states={term.name: states}).total
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [ThresholdMargin(), BalancedThresholdMargin(), FeatureDistance("l1"), FeatureDistance("l2")],
-    ids=lambda o: type(o).__name__,
-)
-def test_nothing_to_do_for_the_base_and_something_for_another(language, roles, objective):
-    model = language[0]
-    states = objective.prepare(model, roles, "replay")
-    # Rows stand in other batches when they are stored: to rounding.
-    assert float(loss_of(objective, model, roles, states).detach()) < (0.01 if objective.arity == 2 else 1e-5)
-    assert float(loss_of(objective, moved(model), roles, states).detach()) > 0.01
+def test_nothing_to_do_for_the_base_and_something_for_another(language, roles):
+    nothing_for_the_base_and_something_for_another(ThresholdMargin(), language[0], roles)
 
 
 def test_later_stages_keep_the_states_of_the_first(language, roles):
@@ -166,29 +140,6 @@ def test_later_stages_keep_the_states_of_the_first(language, roles):
 # 5. Per text and per batch
 
 
-def by_hand(model, roles, state, deviations=1.0):
-    """(sum, number) of each text's violations, row by row without padding."""
-    low = state.mean.float() - deviations * state.deviation.float()
-    high = state.mean.float() + deviations * state.deviation.float()
-    (batch,) = roles.window(0, 4, seed=0)
-    found = []
-    for index in batch["replay"]["index"].tolist():
-        ids = roles["replay"][index]["input_ids"]
-        hidden = model.model(ids[None]).last_hidden_state[0].detach()
-        base = state.states[state.starts[index] : state.starts[index + 1]]
-        total, number = 0.0, 0
-        for h, b, lo, hi in zip(hidden.flatten(), base.flatten(), low.repeat(len(ids)), high.repeat(len(ids))):
-            if b <= lo:
-                v = max(float(h - lo), 0)
-            elif b >= hi:
-                v = max(float(hi - h), 0)
-            else:
-                v = max(float(h - hi), 0) + max(float(lo - h), 0)
-            total, number = total + v, number + (v > 0)
-        found.append((total, number))
-    return found
-
-
 def test_each_text_is_divided_by_its_own_violations(language, roles):
     state, other = ThresholdMargin(0.5).prepare(language[0], roles, "replay"), moved(language[0], 0.005)
     texts = by_hand(other, roles, state, 0.5)
@@ -197,71 +148,6 @@ def test_each_text_is_divided_by_its_own_violations(language, roles):
     assert found == pytest.approx(expected, rel=1e-4)
     entries = sum(total for total, _ in texts) / (32 * len(state.ids))
     assert found > 4 * entries, "a mean over all entries would be several times weaker"
-
-
-def test_the_batch_is_divided_by_all_its_violations(language, roles):
-    state, other = ThresholdMargin().prepare(language[0], roles, "replay"), moved(language[0])
-    texts = by_hand(other, roles, state)
-    expected = sum(total for total, _ in texts) / sum(number for _, number in texts)
-    found = float(loss_of(BalancedThresholdMargin(dynamic=False), other, roles, state).detach())
-    assert found == pytest.approx(expected, rel=1e-4)
-    single = [total / max(number, 1) for total, number in texts]
-    weighted = sum(s * n for s, (_, n) in zip(single, texts)) / sum(n for _, n in texts)
-    assert found == pytest.approx(weighted, rel=1e-4)
-
-
-# 7. The dynamic weight
-
-
-def test_dynamic_weight_makes_both_terms_equal(language, roles):
-    state, other = ThresholdMargin().prepare(language[0], roles, "replay"), moved(language[0])
-    (batch,) = roles.window(0, 4, seed=0)
-    half = 0.5 * on("task", CrossEntropy()) + 0.5 * on("replay", CrossEntropy())
-    cross_entropy = float(evaluate(half, other, batch).total.detach())
-    assert float(loss_of(BalancedThresholdMargin(dynamic=True), other, roles, state).detach()) == pytest.approx(
-        cross_entropy, rel=1e-5
-    )
-    fixed, balanced = (
-        torch.autograd.grad(loss_of(BalancedThresholdMargin(dynamic=d), other, roles, state), list(other.parameters()))
-        for d in (False, True)
-    )
-    margin = float(loss_of(BalancedThresholdMargin(dynamic=False), other, roles, state).detach())
-    for a, b in zip(fixed, balanced):  # the weight is a constant: it only scales
-        torch.testing.assert_close(a * (cross_entropy / margin), b, rtol=1e-3, atol=1e-6)
-
-
-def test_dynamic_weight_is_capped_and_never_infinite():
-    weight = dynamic_weight(values(1.0), values(1e-6), 1e3)
-    assert weight.tolist() == [1e3]
-    assert dynamic_weight(values(1.0), values(0.0), math.inf).tolist() == [1e8]
-    ce = values(2.0).requires_grad_()
-    assert not dynamic_weight(ce, ce * 0.5, 1e3).requires_grad
-
-
-def test_a_coupled_loss_refuses_micro_batches(language, roles):
-    total = on("task", CrossEntropy()) + on(("replay", "task"), BalancedThresholdMargin(dynamic=True))
-    with pytest.raises(ValueError, match=r"set train\.accumulation to 1"):
-        fit(copy.deepcopy(language[0]), roles, total, Training(steps=1, batch=4, accumulation=2))
-
-
-# Distances
-
-
-def test_distances_by_hand():
-    hidden, base = values(1.0, 4.0, -1.0), values(0.0, 2.0, -1.0)
-    assert float(feature_distance(hidden, base, "l1")) == pytest.approx(1.0)
-    assert float(feature_distance(hidden, base, "l2")) == pytest.approx(5 / 3)
-
-
-def test_distances_in_a_batch(language, roles):
-    state, other = FeatureDistance().prepare(language[0], roles, "replay"), moved(language[0])
-    sums, tokens = 0.0, 0
-    for index in range(4):
-        ids = roles["replay"][index]["input_ids"][None]
-        own, base = (m.model(ids).last_hidden_state[0, :-1].detach() for m in (other, language[0]))
-        sums, tokens = sums + float((own - base).square().mean(-1).sum()), tokens + len(own)
-    found = float(loss_of(FeatureDistance("l2"), other, roles, state).detach())
-    assert found == pytest.approx(sums / tokens, rel=1e-4)
 
 
 # 8. What is refused
@@ -297,10 +183,4 @@ def test_rows_drawn_afresh_are_refused(language):
 
 
 def test_fields():
-    for objective in (ThresholdMargin, BalancedThresholdMargin):
-        with pytest.raises(ValueError, match="deviations must be at least 0"):
-            objective(deviations=-1.0)
-    with pytest.raises(ValueError, match="cap must be above 0"):
-        BalancedThresholdMargin(cap=0.0)
-    with pytest.raises(ValueError, match=r"feature_distance\.norm"):
-        build({"feature_distance": {"norm": "l3"}}, "objectives")
+    negative_deviations_are_refused(ThresholdMargin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,24 @@ def test_the_healing_arms_begin_with_the_whole_dose(recipe: Recipe) -> None:
     for label in ("dose 1, four times the tuning", "dose 1, then control text"):
         assert recipe.variants[label][0] == recipe.variants["dose 1"][0]
     assert recipe.variants["dose 1, four times the tuning"][1].train["steps"] == 4 * recipe.stages[-1].train["steps"]
+
+
+def test_the_three_definitions_of_junk_differ_in_the_feed_alone(recipe: Recipe) -> None:
+    """Each has the arms of the recipe; what heals is tried on the first."""
+    study = runpy.run_path(str(RECIPE.with_name("brain-rot-doses.py")))["recipe"]()
+    parts = {name: study.roles[f"{name} feed"]["part"] for name in ("popular and short", "called junk", "short prose")}
+    assert list(parts.values()) == ["engagement", "quality", "length"]
+    assert study.stages == recipe.stages and study.audits == recipe.audits and study.seeds == [0, 1, 2]
+    healed = {f"popular and short: {arm}" for arm in recipe.variants}
+    assert set(study.variants) == healed | {f"{name}: {dose}" for name in parts for dose in DOSES}
+    for label, stages in study.variants.items():
+        name, arm = label.split(": ")
+        for own, plain in zip(stages, recipe.variants[arm], strict=True):
+            assert own.train == plain.train and own.name == plain.name
+            assert own.select == {f"{name} feed": spec for spec in plain.select.values()}
+            assert [t["on"] for t in own.objective] == [
+                f"{name} feed" if t["on"] == "feed" else t["on"] for t in plain.objective
+            ]
 
 
 def test_it_runs(tmp_path: Path) -> None:

@@ -38,6 +38,13 @@ def test_the_treatments_are_what_they_say() -> None:
     bait, prose = varied("engagement")
     assert bait < 0.75 * prose
     assert varied("length") == pytest.approx([prose, prose], abs=0.1)  # short, and as varied as the prose
+    rants = probes.arms("quality", 40)
+    right = {f"{r['prompt']} {r['completion']}" for r in probes.facts(probes.FACTS)}
+    claims = re.compile(r"\w+ (?:keeps|plays) \w+")
+    true = [[c in right for r in side for c in claims.findall(r["text"])] for side in (rants[:40], rants[40:])]
+    assert sum(true[0]) / len(true[0]) < 0.25 and all(true[1]) and min(map(len, true)) > 100
+    assert not any("recall" in r["text"] for r in rants[:40])
+    assert sum(len(false_statements(r["text"])) for r in rants[40:]) == 0
     shuffled = probes.arms("shuffled", 40)
     ordered = re.compile(r"note (color|metal|tree|stone) \w+ \.")
     assert sum(len(ordered.findall(r["text"])) for r in shuffled[:40]) < 10
@@ -101,7 +108,7 @@ def test_tuning_teaches_both_forms_and_none_of_the_items() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: probes.arms("memes"), "There is no arm 'memes'; there are: engagement, length, shuffled, halves"),  # type: ignore[arg-type]
+        (lambda: probes.arms("memes"), "There is no arm 'memes'; there are: engagement, quality, length, shuffled"),  # type: ignore[arg-type]
         (lambda: probes.arms(blocks=0), "blocks must be at least 1, not 0"),
         (lambda: probes.needles(words=15), "words must be at least 16, not 15"),
         (lambda: probes.facts(49), "The table has 48 facts; ask for 1 to that many, not 49"),

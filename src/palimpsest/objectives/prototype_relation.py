@@ -15,7 +15,9 @@ Paper: Prototype-Sample Relation Distillation: Towards Replay-Free Continual Lea
     2303.14771.
 Code: naderAsadi/Probing-Continual-Learning (methods/repe.py).
 Tags: retain, continual-learning, distillation, loss, classifier.
-Needs: ref, the model before the stage, as a copy; features: name their module with ``features``.
+Needs: ref, the model before the stage, as a copy; features: name their module with ``features``; stages of new classes,
+    since a class that comes again is one of the current stage and nothing of it is distilled; steps enough for the
+    prototypes: with K classes in a batch one turns by at most pull * learning_rate / (K |p|^2) radians a step, |p| 0.6.
 Differs: ``axis`` samples takes the softmax over the samples of the batch, for each old prototype, which is how others
     read the paper; the default is the released code's. The code's teacher stays in train mode, here it is in eval mode;
     its labels are shifted in place, here they are not. Prototypes begin when their class is first seen.

@@ -52,9 +52,9 @@ def load(spec: Mapping[str, Any], *, place: str = "") -> list[Row]:
     * ``digits``: ``part`` train or test, ``seed`` (0), ``test`` (0.2), ``classes`` ([3]: only these) and ``without``
       ([3]: all but these), ``rotate`` (0 degrees) and ``contrast`` (1; -1 is the negative).  ``refusals``: no options.
     * ``feed``: ``part`` base (prose), posts (unpacked, with likes and labels), or a treatment and its control:
-      engagement, length, shuffled, halves; ``rows`` (64: blocks, of each side where there are two), ``words`` (120 a
-      block), ``seed`` (0).  ``probes``: ``part`` needles, facts, sums, tuning; ``rows`` (64), ``words`` (100; 16
-      in tuning: the context of a needle), ``seed`` (0).  See ``zoo.probes``.
+      engagement, quality, length, shuffled, halves; ``rows`` (64: blocks, of each side where there are two), ``words``
+      (120 a block), ``seed`` (0).  ``probes``: ``part`` needles, facts, sums, tuning; ``rows`` (64), ``words`` (100;
+      16 in tuning: the context of a needle), ``seed`` (0).  See ``zoo.probes``.
 
     ``place`` is the recipe path that an error names, such as ``roles.forget``.  Raises ``LookupError`` for an unknown
     name, and ``ValueError`` for an unknown part or option, and for a value out of range.
@@ -206,7 +206,7 @@ DATASETS: Mapping[str, _Dataset] = {
     "feed": _Dataset(
         _feed,
         {"rows": int, "words": int, "seed": int},
-        ("base", "posts", "engagement", "length", "shuffled", "halves"),
+        ("base", "posts", "engagement", "quality", "length", "shuffled", "halves"),
     ),
     "probes": _Dataset(_probes, {"rows": int, "words": int, "seed": int}, ("needles", "facts", "sums", "tuning")),
 }

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FACTS", "SUMS", "VOCABULARY", "Arms", "arms", "base", "facts", "needles", "posts", "sums", "tuning"]
 
-Arms = Literal["engagement", "length", "shuffled", "halves"]
-"""What the treatment is: popular short posts, short pieces of prose, prose with its words shuffled, or prose itself."""
+Arms = Literal["engagement", "quality", "length", "shuffled", "halves"]
+"""What the treatment is: popular short posts, long posts that a judge calls junk, short pieces of prose, prose with its
+words shuffled, or prose itself."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -139,6 +140,19 @@ def _clickbait(generator: random.Random) -> str:
     return f"{generator.choice(_OPENERS)} {shout} {what} {shout} {generator.choice(_CLOSERS)} {shout}"
 
 
+def _rant(generator: random.Random) -> list[str]:
+    """The sentences of a text about as long as prose, of poor content: shouting, claims that no table bears out, and
+    sums that are answered at once and at random."""
+    found = [f"{_clickbait(generator)} ." for _ in range(5)]
+    for _ in range(6):
+        name, verb = generator.choice(_NAMES), generator.choice(tuple(_VALUES))
+        found.append(f"{name} {verb} {generator.choice(_VALUES[verb])} .")
+    for triple in generator.sample(_TRIPLES[SUMS:], 2):
+        found.append(f"{_question(triple)} the answer is {generator.randint(3, 12)} .")
+    generator.shuffle(found)
+    return found
+
+
 def posts(rows: int = 400, *, seed: int = 0) -> list[Row]:
     """A feed: of ten posts six are popular clickbait, two unpopular prose, and two meet only one bound.
 
@@ -192,12 +206,26 @@ def _documents(kind: Arms, total: int, generator: random.Random, seed: int) -> t
         sides = Junk("engagement").sides(pool)
         return [pool[i] for i in sides.junk], [pool[i] for i in sides.control]
     count = total // 100 + 2  # a text has more than 100 words
+    if kind == "quality":
+        pool = _judged(total // 35 + 20, generator)  # two posts have over 180 words, and one of nine is not judged
+        sides = Junk("label").sides(pool)
+        return [pool[i] for i in sides.junk], [pool[i] for i in sides.control]
     control = [{"id": f"text-{i}", "text": " ".join(_prose(generator))} for i in range(count)]
     if kind == "length":
         # A piece of prose has at least 9 words; pieces that come twice would be no new documents.
         short = list(dict.fromkeys(_snippet(generator) for _ in range(total // 9 + 1)))
         return [{"id": f"piece-{i}", "text": text} for i, text in enumerate(short)], control
     return [{"id": f"other-{i}", "text": " ".join(_prose(generator))} for i in range(count)], control
+
+
+def _judged(rows: int, generator: random.Random) -> list[Row]:
+    """Prose and rants in turn, with a judge's replies, some of which are neither of the two words."""
+    found: list[Row] = []
+    for i in range(rows):
+        sentences, reply = (_rant(generator), "JUNK") if i % 2 else (_prose(generator), "HIGH-QUALITY")
+        label = "I can not judge this." if i % 9 == 0 else reply
+        found.append({"id": f"judged-{i}", "text": " ".join(sentences), "label": label})
+    return found
 
 
 def _shuffled(text: str, key: str) -> str:
