@@ -50,3 +50,13 @@ def test_an_objective_of_the_parameters_alone_runs_no_forward() -> None:
     found = evaluate(2.0 * on("weights", SquaredNorm()), model, batch).total
     expected = sum(p.detach().double().square().sum() for p in model.parameters())
     torch.testing.assert_close(found.detach().double(), expected, rtol=1e-5, atol=0)
+
+
+def test_data_without_a_scored_token_is_named_and_not_divided_by() -> None:
+    """Rows of the adapter always have one; labels that a caller masked may not."""
+    model, tokenizer = tiny_llama(300, 1, 16)
+    roles = CausalLM(tokenizer).roles(retain=[{"prompt": "who", "completion": " me"}])
+    (batch,) = roles.window(0, 2, seed=0)
+    batch["retain"]["labels"].fill_(-100)
+    with pytest.raises(ValueError, match=r"retain/cross_entropy has no token to score .*; check the labels"):
+        evaluate(on("retain", CrossEntropy()), model, batch)

@@ -13,10 +13,10 @@ import torch
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
 from palimpsest.page import render
-from palimpsest.page.charts import Mark, thin, ticks
+from palimpsest.page.charts import Mark, curve_panel, thin, ticks
 from palimpsest.page.charts import tradeoff as draw_tradeoff
 from palimpsest.page.text import clean, duration, embed, marked, prose
-from palimpsest.report import Report, Run
+from palimpsest.report import Curve, Report, Run
 
 # ------------------------------------------------------------------------------------------------ safety
 
@@ -178,6 +178,17 @@ def test_labels_of_the_tradeoff_do_not_cover_each_other():
     for i, (a, b, w, h) in enumerate(boxes):
         for c, d, v, g in boxes[:i]:
             assert not (a < c + v and c < a + w and b < d + g and d < b + h)
+
+
+@pytest.mark.parametrize("runs", [3, 30])
+def test_names_of_curves_stay_in_their_panel_and_apart(runs):
+    """All curves end at the lower edge, where the next panel begins."""
+    curves = [Curve(f"run {i}", "loss", ((0.0, 1.0), (9.0, 0.0))) for i in range(runs)]
+    drawing = curve_panel("loss", curves, {}, {})
+    height = float(re.search(r'viewBox="0 0 340 (\d+)"', drawing)[1])
+    spots = [float(y) for y in re.findall(r'class="name [^"]*" x="[-\d.]+" y="([-\d.]+)"', drawing)]
+    assert len(spots) == runs and min(spots) >= 10 and max(spots) <= height
+    assert all(b - a >= 12.9 for a, b in itertools.pairwise(spots))
 
 
 def contrast(first, second):

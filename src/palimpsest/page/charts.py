@@ -176,9 +176,9 @@ def _tick(value: float) -> str:
 
 def curve_panel(name: str, curves: Sequence[Curve], labels: Mapping[str, str], kinds: Mapping[str, str]) -> str:
     """One quantity over the steps of every run, as a panel of the small multiples."""
-    width, height, left, right, top, bottom = 340, 190, 46, 104, 12, 26
     points = {c.run: [p for p in thin(c.points) if math.isfinite(p[1])] for c in curves}
     points = {run: of_run for run, of_run in points.items() if of_run}
+    width, height, left, right, top, bottom = 340, max(190, 13 * len(points) + 30), 46, 104, 12, 26
     steps = [p[0] for of_run in points.values() for p in of_run]
     if not steps:
         return ""
@@ -196,13 +196,22 @@ def curve_panel(name: str, curves: Sequence[Curve], labels: Mapping[str, str], k
         path = "L".join(f"{at_x(step):.1f} {at_y(value):.1f}" for step, value in of_run)
         parts.append(f'<path class="curve {kind}" d="M{path}"/>')
         ends.append((at_y(of_run[-1][1]), at_x(of_run[-1][0]), labels.get(run, run), kind))
-    floor = -math.inf
-    for y, x, label, kind in sorted(ends):
-        floor = max(y + 4, floor + 13)
+    ends.sort()
+    for floor, (_, x, label, kind) in zip(_apart([y + 4 for y, *_ in ends], 13, height - bottom + 4), ends):
         short = label if len(label) <= 16 else f"{label[:6]}…{label[-9:]}"  # compared runs differ at either end
         parts.append(words(f"name {kind}", x + 5, floor, escape(short)))
     described = "; ".join(f"{labels.get(r, r)} ends at {amount(p[-1][1])}" for r, p in points.items())
     return _svg(width, height, f"{name} over the steps", described, "".join(parts), "panel")
+
+
+def _apart(places: Sequence[float], least: float, end: float) -> list[float]:
+    """Rising ``places``, moved down so that they are ``least`` apart, and then up so that none lies beyond ``end``."""
+    found: list[float] = []
+    for place in places:
+        found.append(max(place, found[-1] + least) if found else place)
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], end - least * (len(found) - 1 - i))
+    return found
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
