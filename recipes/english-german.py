@@ -1,7 +1,7 @@
 """A model of English prose goes on to read German (``prose-code.py`` for another language).
 
-The German text is that of a Debian package, which is not shipped here: ``python recipes/german_text.py`` says how to
-get it and writes it to ``german.jsonl`` and ``german-test.jsonl``, where the recipe looks for it.
+The German text is that of a Debian package, which is not shipped here: ``python recipes/data/german_text.py`` says how
+to get it and writes it to ``german.jsonl`` and ``german-test.jsonl``, where the recipe looks for it.
 
     palimpsest run recipes/english-german.py --allow-imports
 """
@@ -18,7 +18,7 @@ def recipe() -> Recipe:
     """From English to German."""
     if not Path("german.jsonl").exists():
         raise RecipeError(
-            "There is no german.jsonl here; python recipes/german_text.py writes it, or says what it needs."
+            "There is no german.jsonl here; python recipes/data/german_text.py writes it, or says what it needs."
         )
     build = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["build"]
     train, test = {"file": "german.jsonl"}, {"file": "german-test.jsonl"}

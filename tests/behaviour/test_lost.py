@@ -1,5 +1,6 @@
 """A tiny decoder learns articles with LOST better than with low-rank layers of a random start, or without its parts."""
 
+from functools import partial
 from statistics import fmean
 
 import pytest
@@ -40,7 +41,7 @@ def from_the_smallest(linear):
 
 ARMS = {
     "lost": lost,
-    "random start": Arm(RANK + 1, False, False).layer,
+    "random start": partial(Arm(RANK + 1, False, False).layer, width=64),
     "without columns": without_columns,
     "from the smallest": from_the_smallest,
 }

@@ -57,7 +57,7 @@ def test_the_figures_of_a_peer_stand_on_the_page_of_its_study(tmp_path: Path) ->
     assert "| replay | accuracy | 0.900  0.800 to 1.000  | 0.800  0.700 to 0.900  | 0.100  -0.020 to 0.220  |" in plain
 
 
-@pytest.mark.skipif(not (ROOT / "results" / "bench" / "avalanche.json").exists(), reason="nothing was measured")
+@pytest.mark.skipif(not (ROOT / "results" / "bench" / "stream-peer.json").exists(), reason="nothing was measured")
 def test_what_is_kept_belongs_to_a_study() -> None:
     kept = load_peers(ROOT / "results" / "bench")
     assert kept and all((ROOT / "results" / "studies" / f"{name}.json").exists() for name in kept)

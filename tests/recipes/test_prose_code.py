@@ -15,7 +15,7 @@ from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-GERMAN = runpy.run_path(str(RECIPES / "german_text.py"))
+GERMAN = runpy.run_path(str(RECIPES / "data" / "german_text.py"))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_it_runs(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_german_is_asked_for_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"^There is no german\.jsonl here; python recipes/german_text\.py writes it"):
+    with pytest.raises(RecipeError, match=r"^There is no german\.jsonl here; python recipes/data/german_text\.py"):
         load_recipe(RECIPES / "english-german.py", allow_imports=True)
 
 

@@ -1,7 +1,7 @@
 """German prose for ``english-german.py``, out of the Debian reference in German.
 
     apt-get install debian-reference-de            (or: apt-get download it, and dpkg -x it into a folder)
-    python recipes/german_text.py [folder]
+    python recipes/data/german_text.py [folder]
 
 Writes ``german.jsonl`` and ``german-test.jsonl`` into the working directory: passages of 64 bytes at most, as many as
 the recipe reads and as many as it measures on.
