@@ -1,11 +1,11 @@
-"""What the kernels ask of their inputs, in sentences."""
+"""What the kernels ask of their inputs, in sentences, and how the tokens that count are taken out and put back."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "gather", "scatter"]
 
 
 def check_inputs(
@@ -44,3 +44,18 @@ def check_inputs(
             f"{place}: target {int(targets[wrong][0])} is outside the vocabulary of {entries} entries; "
             f"mark tokens that do not count with ignore_index ({ignore_index})."
         )
+
+
+def gather(values: Tensor, index: Tensor | None) -> Tensor:
+    """The counted tokens' ``values``, [n] of [...]; all of them where ``index`` is None."""
+    flat = values.reshape(-1)
+    return flat if index is None else flat[index]
+
+
+def scatter(values: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
+    """The counted tokens' ``values`` at their places among all tokens, zero elsewhere."""
+    if index is None:
+        return values.reshape(shape)
+    whole = values.new_zeros(shape)
+    whole.view(-1, *values.shape[1:])[index] = values
+    return whole

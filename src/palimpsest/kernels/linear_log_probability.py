@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palimpsest.kernels._inputs import check_inputs
+from palimpsest.kernels._inputs import check_inputs, gather, scatter
 from palimpsest.kernels._shards import Shards
 
 __all__ = ["METHOD", "linear_log_probability", "linear_logits", "log_probability_and_log_sum"]
@@ -353,10 +353,10 @@ class _LinearLogProbability(torch.autograd.Function):
             ctx.save_for_backward(direction, index)
         else:
             ctx.save_for_backward(hidden, weight, bias, targets, index, log_sum)
-        sums = _scatter(log_sum.clone(), index, targets.shape)
+        sums = scatter(log_sum.clone(), index, targets.shape)
         if not options.log_sum:
             ctx.mark_non_differentiable(sums)
-        return _scatter(log_p, index, targets.shape), sums
+        return scatter(log_p, index, targets.shape), sums
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -369,11 +369,11 @@ class _LinearLogProbability(torch.autograd.Function):
             return (None,) * 5
         if ctx.only_hidden and upstream is not None:
             direction, index = ctx.saved_tensors
-            g = _gather(upstream, index).to(direction.dtype)
-            return _scatter((direction * g.unsqueeze(1)).to(ctx.dtype), index, ctx.shape), None, None, None, None
+            g = gather(upstream, index).to(direction.dtype)
+            return scatter((direction * g.unsqueeze(1)).to(ctx.dtype), index, ctx.shape), None, None, None, None
         hidden, weight, bias, targets, index, log_sum = ctx.saved_tensors
-        g = torch.zeros_like(log_sum) if upstream is None else _gather(upstream, index).to(log_sum.dtype)
-        of_sum = None if of_sum is None else _gather(of_sum, index).to(log_sum.dtype)
+        g = torch.zeros_like(log_sum) if upstream is None else gather(upstream, index).to(log_sum.dtype)
+        of_sum = None if of_sum is None else gather(of_sum, index).to(log_sum.dtype)
         made, ctx.even = ctx.even, None  # used up: a second backward computes them again
         if made is not None and of_sum is None and bool((g == g[:1]).all()):
             for_hidden, for_weight, for_bias = (m if m is None or not len(g) else m.mul_(g[0]) for m in made)
@@ -383,22 +383,8 @@ class _LinearLogProbability(torch.autograd.Function):
                 problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
                 for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, of_sum, ctx.needs_input_grad[:3])
         if for_hidden is not None:
-            for_hidden = _scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
+            for_hidden = scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
         return for_hidden, for_weight, for_bias, None, None
-
-
-def _gather(values: Tensor, index: Tensor | None) -> Tensor:
-    flat = values.reshape(-1)
-    return flat if index is None else flat[index]
-
-
-def _scatter(values: Tensor, index: Tensor | None, shape: torch.Size) -> Tensor:
-    """The counted tokens' ``values`` at their places among all tokens, zero elsewhere."""
-    if index is None:
-        return values.reshape(shape)
-    whole = values.new_zeros(shape)
-    whole.view(-1, *values.shape[1:])[index] = values
-    return whole
 
 
 def _working_dtype(*tensors: Tensor | None) -> torch.dtype:
