@@ -164,15 +164,21 @@ class Roles(Mapping[str, Sequence[Example]]):
 
     def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
         """(index of the item, round) at ``place`` of the role's endless order."""
-        found, round_ = self._found(role, place, seed)
-        chosen = self.selections.get(self.source(role))
-        return found if chosen is None else int(chosen.index[found]), round_
+        ((index, round_, _),) = self._found(role, place, 1, seed)
+        return index, round_
 
-    def _found(self, role: str, place: int, seed: int) -> tuple[int, int]:
-        """(number of the item among those that are handed out, round)."""
+    def _found(self, role: str, first: int, count: int, seed: int) -> list[tuple[int, int, float]]:
+        """(index of the item, round, weight) at ``count`` places from ``first`` on."""
+        found: list[tuple[int, int, float]] = []
         source = self.source(role)
-        round_, offset = divmod(place, self.size(source))
-        return int(self._order(source, round_, seed)[offset]), round_
+        size, chosen = self.size(source), self.selections.get(source)
+        while len(found) < count:
+            round_, offset = divmod(first + len(found), size)
+            taken = self._order(source, round_, seed)[offset : offset + count - len(found)]
+            index = (taken if chosen is None else chosen.index[taken]).tolist()
+            weight = [1.0] * len(index) if chosen is None else chosen.weight[taken].tolist()
+            found += [(i, round_, w) for i, w in zip(index, weight)]
+        return found
 
     def _order(self, role: str, round_: int, seed: int) -> Tensor:
         """A round's order; of the selection, where there is one, which may be another in the next stage."""
@@ -187,20 +193,23 @@ class Roles(Mapping[str, Sequence[Example]]):
             self._orders[key] = places
         return self._orders[key]
 
-    def example(self, role: str, place: int, seed: int) -> Example:
-        """The encoded item at ``place``, with its ``index``, its ``weight`` and a random ``draw`` of its own."""
-        index, round_ = self._found(role, place, seed)
-        weight = 1.0
-        chosen = self.selections.get(self.source(role))
-        if chosen is not None:
-            index, weight = int(chosen.index[index]), float(chosen.weight[index])
-        draw = seeded(seed, role, round_, index)
-        if role in self.answers:
-            paired = self.answers[role]
-            encoded = self.adapter.encode(paired.row(self.rows[paired.to][index], draw), f"{role} row {index + 1}")
-        else:
-            encoded = self[role][index]
-        return {**encoded, "index": torch.tensor(index), "draw": torch.tensor(draw), "weight": torch.tensor(weight)}
+    def examples(self, role: str, first: int, count: int, seed: int) -> list[Example]:
+        """The encoded items at ``count`` places, each with ``index``, ``weight`` and a random ``draw`` of its own."""
+        found = self._found(role, first, count, seed)
+        draws = [seeded(seed, role, round_, index) for index, round_, _ in found]
+        encoded = [self._encoded_item(role, index, draw) for (index, _, _), draw in zip(found, draws, strict=True)]
+        columns = ([index for index, _, _ in found], draws, [weight for *_, weight in found])
+        own = zip(
+            *(torch.tensor(column).unbind() for column in columns), strict=True
+        )  # a tensor each would take longer
+        return [{**e, "index": i, "draw": d, "weight": w} for e, (i, d, w) in zip(encoded, own, strict=True)]
+
+    def _encoded_item(self, role: str, index: int, draw: int) -> Example:
+        """A row of the role, or what ``draw`` makes of it."""
+        if role not in self.answers:
+            return self[role][index]
+        paired = self.answers[role]
+        return self.adapter.encode(paired.row(self.rows[paired.to][index], draw), f"{role} row {index + 1}")
 
     def window(
         self,
@@ -231,10 +240,7 @@ class Roles(Mapping[str, Sequence[Example]]):
         batches = []
         for micro in range(accumulation):
             first = step * size + (micro * world + rank) * share
-            collated = {
-                role: self.adapter.collate([self.example(role, first + i, seed) for i in range(share)])
-                for role in wanted
-            }
+            collated = {role: self.adapter.collate(self.examples(role, first, share, seed)) for role in wanted}
             batches.append(RoleBatch(collated, self.adapter))
         return batches
 
