@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.objective import Objective
+from palimpsest.objectives._labels import checked_classes, over_labels
 from palimpsest.views import LabelView, TokenView
 
 __all__ = ["METHOD", "Tversky", "tversky"]
@@ -90,18 +91,10 @@ class Tversky(Objective):
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B] for labels, [B, T-1] for tokens."""
-        if isinstance(view, LabelView):
-            return self._of(view.log_probs, view.labels)
-        mask = view.mask  # [B, T-1]
-        found = self._of(view.log_probs[mask], view.targets[mask])  # [N]
-        return found.new_zeros(mask.shape).masked_scatter(mask, found)
+        return over_labels(view, self._of)
 
     def _of(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        classes = log_probs.shape[-1]
-        if classes < 2 or (self.positive or 0) >= classes:
-            raise ValueError(
-                f"Tversky was given {classes} classes and positive {self.positive}; it needs two or more, from 0 on."
-            )
+        checked_classes("Tversky", log_probs, self.positive)
         return tversky(
             log_probs,
             labels,
