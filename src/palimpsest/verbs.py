@@ -30,7 +30,7 @@ class Console:
         """A new part begins."""
         self._end()
         self.heading = f"[{number}/{parts}] {label}"
-        print(f"{self.heading}  ({_clock(time.perf_counter() - self.start)} so far)", file=sys.stderr, flush=True)
+        _show(f"{self.heading}  ({_clock(time.perf_counter() - self.start)} so far)\n")
 
     def progress(self, label: str, progress: Progress) -> None:
         """A step is done; at most two lines a second on a terminal, one every ten seconds in a log."""
@@ -42,17 +42,23 @@ class Console:
         left = progress.seconds / progress.step * (progress.steps - progress.step)
         values = "  ".join(f"{name} {value:.3f}" for name, value in progress.parts.items())
         line = f"    step {progress.step}/{progress.steps}  {values}  {_clock(left)} left"
-        print(f"\r\033[K{line}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
+        _show(f"\r\033[K{line}" if self.live else f"{line}\n")
 
     def note(self, text: str) -> None:
         """A sentence on a line of its own."""
         self._end()
-        print(text, file=sys.stderr, flush=True)
+        _show(f"{text}\n")
 
     def _end(self) -> None:
         if self.live and self.printed:
-            print(file=sys.stderr)
+            _show("\n")
         self.printed = 0.0
+
+
+def _show(text: str) -> None:
+    """Text on standard error, in one write: ``print`` makes two, and Ctrl-C between them would glue two lines."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _clock(seconds: float) -> str:
@@ -173,9 +179,7 @@ def verify_verb(given: argparse.Namespace) -> int:
     from palimpsest.verification import verify
 
     _quiet_libraries()
-    record = verify(
-        given.paper, given.budget, given.seeds, given.out, note=lambda text: print(text, file=sys.stderr, flush=True)
-    )
+    record = verify(given.paper, given.budget, given.seeds, given.out, note=lambda text: _show(f"{text}\n"))
     for claim in record["claims"]:
         print(f"{claim['evidence']['verdict'].upper():10s} {claim['says']}\n           {claim['evidence']['because']}")
     return 0

@@ -7,10 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from palimpsest.cli import main, parser
+from palimpsest.loop import Progress
+from palimpsest.verbs import Console
 
 FLAGS = {
     "run": {"recipe", "--out", "--set", "--allow-imports"},
@@ -139,3 +142,14 @@ def test_importing_is_cheap_and_leaves_transformers_alone() -> None:
     found = [run.stdout.split() for run in runs]
     assert all(len(words) == 1 for words in found), found
     assert min(float(words[0]) for words in found) < 0.3
+
+
+def test_every_line_of_progress_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may fall between two writes; a line without its end would swallow the sentence that says what to do."""
+    written: list[str] = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=written.append, flush=lambda: None, isatty=lambda: False))
+    console = Console()
+    console.part(1, 2, "before: first")
+    console.progress("first", Progress(1, 8, {"authors/cross_entropy": 6.2}, 0.1))
+    console.note("A sentence.")
+    assert len(written) == 3 and all(text.endswith("\n") for text in written)
