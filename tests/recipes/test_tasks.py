@@ -87,6 +87,18 @@ def test_what_happened_between_the_stages_stands_beside(report):
     assert naive["windowed_forgetting_10 (every 4 steps)"] > 0.3
 
 
+def test_a_variant_has_paired_differences_to_the_run_after(report):
+    naive, replay = report.matrices
+    own, after = ({f.name: f.value for f in m.figures} for m in (replay, naive))
+    differences = {f.name: f for f in replay.differences}
+    assert not naive.differences and differences.keys() == own.keys()
+    for name, found in differences.items():
+        assert found.value == pytest.approx(own[name] - after[name], nan_ok=True)
+    for name in ("backward_transfer", "worst_of_earlier (every 4 steps)"):
+        assert 0.3 < differences[name].low <= differences[name].value <= differences[name].high
+    assert np.isnan(differences["share_recovered (every 4 steps)"].low)
+
+
 def test_the_page_shows_a_row_a_run_and_a_dash_where_undefined(report):
     page = render(report)
     assert "backward transfer" in page and "replay, stage by stage" in page and "accuracy after each stage of" in page
@@ -135,6 +147,8 @@ def test_one_stage_after_what_the_model_could_do_before_is_a_sequence(tmp_path):
     short = run(parse_recipe(raw(tasks=tasks, variants={"again": second["second"]}, seeds=[0, 1])), tmp_path / "out")
     naive, again = short.matrices
     assert naive.stages == ("before", "second") and naive.values == again.values
+    ends = [v for f in again.differences for v in (f.value, f.low, f.high) if not np.isnan(v)]
+    assert len(ends) > 30 and set(ends) == {0}, "equal items and seeds are drawn for both"
     figures = {f.name: f for f in naive.figures}
     depth = figures["gap_depth (every 4 steps)"]
     assert depth.value == pytest.approx(figures["forgetting_initial"].value, abs=0.3) and depth.value > 0.3

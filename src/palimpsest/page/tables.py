@@ -136,7 +136,8 @@ def heat_table(report: Report, matrix: Matrix) -> str:
 def figure_table(report: Report) -> str:
     """All figures with paired intervals, in groups and sortable; empty where nothing was measured."""
     changes = {(c.run, c.role, c.audit): c for c in report.changes}
-    versus = {(v.run, v.role, v.audit): v for v in report.versus}
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    versus = {(v.run, v.role, v.audit): v for v in report.versus if v.reference not in afters}
     reach: dict[Key, float] = {}
     for c in report.changes:
         ends = [abs(v) for v in (c.change, c.low, c.high) if math.isfinite(v)]
