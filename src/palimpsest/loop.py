@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from palimpsest.mask import Mask
 from palimpsest.objective import Schedule, Term, Total
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
+from palimpsest.schedule import WarmsUp
 from palimpsest.step import NotFinite, States, Step
 from palimpsest.watch import Watch, Watched, Watcher
 
@@ -115,16 +116,6 @@ def holding_interrupts(remember: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@runtime_checkable
-class WarmsUp(Protocol):
-    """A schedule with a warm-up of its own, as a share of the stage."""
-
-    @property
-    def warmup(self) -> float:
-        """0 where it has none after all."""
-        ...
 
 
 @dataclass(frozen=True)

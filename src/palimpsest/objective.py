@@ -45,6 +45,8 @@ class Objective:
     on the first.  ``couples`` says that an item's value depends on the other rows of its batch (contrastive losses):
     such an objective refuses accumulation, and several processes unless it ``gathers`` their rows itself.  ``even``
     says that every item is the same multiple of ``view.logp``, which saves ``logp`` a quarter of its arithmetic.
+    ``ranks`` says that of two items the one with the larger value has more to be learned; it is False where all items
+    carry the value of their batch, or one that means something else.
     """
 
     unit: ClassVar[Unit] = "token"
@@ -53,6 +55,7 @@ class Objective:
     couples: ClassVar[bool] = False
     even: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
+    ranks: ClassVar[bool] = True
     __pydantic_config__: ClassVar[Mapping[str, bool]] = {"arbitrary_types_allowed": True}
     """For ``names.build``: a field may hold another objective, which is checked by its class."""
 
@@ -208,6 +211,11 @@ def on(role: str | tuple[str, ...], objective: Objective) -> Term:
     if len(roles) != objective.arity:
         wanted = "one role" if objective.arity == 1 else f"{objective.arity} roles, paired row by row"
         raise ValueError(f"{type(objective).__name__} looks at {wanted}, not at {len(roles)}; name as many.")
+    name, of_weights = type(objective).__name__, objective.unit == "parameter"
+    if WEIGHTS in roles and not of_weights:
+        raise ValueError(f"{name} looks at rows, and the role weights has none; name a role that has data.")
+    if of_weights and WEIGHTS not in roles:
+        raise ValueError(f"{name} looks at the parameters and not at rows; it goes on the role weights.")
     return Term(roles, objective)
 
 

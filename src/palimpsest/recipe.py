@@ -142,8 +142,8 @@ class WatchSpec:
 class Stage:
     """select -> layers -> edit -> mask -> train -> intervention, each of them optional.
 
-    ``layers`` stand in the model while the stage trains; ``procedure`` is a loop of its own in place of the stage's;
-    ``watch`` measures on the way.
+    ``layers``, one or a list, stand in the model while the stage trains; ``procedure`` is a loop of its own in place of
+    the stage's; ``watch`` measures on the way.
     ``trains`` other than ``model`` names a companion that is trained beside the model, from ``starts``.
     ``reference`` is the model before training: ``auto`` caches what it said wherever that is exact and copies the model
     otherwise; ``copy``, ``cached`` and ``adapter_off`` say how.  ``{slow_average: {decay: 0.25}}`` follows the model.
@@ -155,7 +155,7 @@ class Stage:
     train: dict[str, Any] | None = None
     select: dict[str, Spec] = field(default_factory=dict)
     lora: Lora | None = None
-    layers: Spec | None = None
+    layers: Spec | list[Spec] | None = None
     edit: Spec | None = None
     mask: Spec | None = None
     intervention: Spec | None = None

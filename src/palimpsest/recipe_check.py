@@ -6,20 +6,22 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from palimpsest.loop import Training
-from palimpsest.objective import WEIGHTS, Total
-from palimpsest.procedure import takes
+from palimpsest.objective import WEIGHTS, Schedule, Total
+from palimpsest.procedure import ChecksTraining, takes
 from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
     compile_audits_of,
     compile_baselines,
     compile_combine,
+    compile_layers,
     compile_objective,
     compile_part,
     compile_reference,
     compile_training,
 )
 from palimpsest.role_data import check_audited_roles, check_audits, check_roles, paired_with
+from palimpsest.schedule import Joins
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
@@ -51,9 +53,10 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             raise RecipeError(f"variants.{label}: it has no stage; give it one, or remove it.")
         for i, stage in enumerate(stages):
             _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
-    _check_adapters(_placed("stages", recipe.stages))
+    _check_sequence(_placed("stages", recipe.stages), allow_imports)
     for label, stages in recipe.variants.items():
-        _check_adapters(_placed("stages", recipe.stages[: recipe.start]) | _placed(f"variants.{label}", stages))
+        trunk = _placed("stages", recipe.stages[: recipe.start])
+        _check_sequence(trunk | _placed(f"variants.{label}", stages), allow_imports)
     compile_audits(recipe, allow_imports=allow_imports)
     _check_tasks(recipe)
     runs = _check_runs(recipe, allow_imports)
@@ -62,6 +65,12 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
 
 def _placed(home: str, stages: Sequence[Stage]) -> dict[str, Stage]:
     return {f"{home}.{i}": stage for i, stage in enumerate(stages)}
+
+
+def _check_sequence(stages: Mapping[str, Stage], allow_imports: bool) -> None:
+    """What a stage takes over from the one before it."""
+    _check_adapters(stages)
+    _check_joins(stages, allow_imports)
 
 
 def _check_adapters(stages: Mapping[str, Stage]) -> None:
@@ -86,6 +95,21 @@ def _check_adapters(stages: Mapping[str, Stage]) -> None:
                 )
         if model and (stage.objective or stage.edit):
             before = lora
+
+
+def _check_joins(stages: Mapping[str, Stage], allow_imports: bool) -> None:
+    """Whether each schedule that goes on where another ended can."""
+    before: Schedule | None = None
+    for place, stage in stages.items():
+        if stage.trains != "model" or not stage.objective:
+            continue
+        schedule = compile_training(stage, place, allow_imports=allow_imports).schedule
+        if isinstance(schedule, Joins):
+            try:
+                schedule.check_join(before)
+            except ValueError as error:
+                raise RecipeError(f"{place}.train.schedule: {error}") from None
+        before = schedule
 
 
 def _check_tasks(recipe: Recipe) -> None:
@@ -148,7 +172,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     _check_reference(stage, total, place, recipe)
     for family, spec in {"edit": stage.edit, "mask": stage.mask, "intervention": stage.intervention}.items():
         compile_part(spec, f"{family}s", f"{place}.{family}", allow_imports=allow_imports)
-    compile_part(stage.layers, "layers", f"{place}.layers", allow_imports=allow_imports)
+    compile_layers(stage.layers, f"{place}.layers", allow_imports=allow_imports)
     if stage.layers is not None and stage.lora is not None:
         raise RecipeError(f"{place}.layers: they would replace parts of what lora adds; remove one of the two.")
     compile_part(stage.starts, "procedures", f"{place}.starts", allow_imports=allow_imports)
@@ -178,6 +202,11 @@ def _check_batches(total: Total, training: Training, place: str) -> None:
                 f"{place}.objective.{i}: {term.name} compares the rows of a batch with each other, which micro-batches"
                 " would take apart; set train.accumulation to 1."
             )
+        if term.objective.couples and training.batch == 1:
+            raise RecipeError(
+                f"{place}.objective.{i}: {term.name} compares the rows of a batch with each other, and one alone has"
+                " nothing beside it; raise train.batch."
+            )
 
 
 def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
@@ -190,6 +219,11 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
             f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
             " starts), rewrites rows (write {rewrite: …, of: role}) or is called from Python."
         )
+    if isinstance(procedure, ChecksTraining):
+        try:
+            procedure.check_training(compile_training(stage, place, allow_imports=allow_imports))
+        except ValueError as error:
+            raise RecipeError(f"{place}.procedure: {error}") from None
     own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers, "watch": stage.watch}
     for key in (k for k, v in own.items() if v is not None):
         raise RecipeError(
@@ -242,7 +276,7 @@ def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:
         for stage in baseline.stages:
             _check_stage(stage, f"baselines.{i}.{stage.name}", recipe, allow_imports)
         trunk = recipe.stages[: recipe.start] if baseline.start == "before" else []
-        _check_adapters(_placed("stages", trunk) | _placed(f"baselines.{i}", baseline.stages))
+        _check_sequence(_placed("stages", trunk) | _placed(f"baselines.{i}", baseline.stages), allow_imports)
         found.append(baseline.name)
     twice = [n for n in found if found.count(n) > 1]
     if twice:

@@ -16,6 +16,7 @@ __all__ = [
     "compile_audits_of",
     "compile_baselines",
     "compile_combine",
+    "compile_layers",
     "compile_objective",
     "compile_part",
     "compile_reference",
@@ -117,6 +118,13 @@ def _built(spec: Any, family: str, place: str, allow_imports: bool) -> Any:
 def compile_part(spec: Spec | None, family: str, place: str, *, allow_imports: bool = False) -> Any:
     """Any other named part of a stage, or None."""
     return None if spec is None else _built(spec, family, place, allow_imports)
+
+
+def compile_layers(spec: Spec | Sequence[Spec] | None, place: str, *, allow_imports: bool = False) -> list[Any]:
+    """The layers of a stage in the order in which they are installed, one or a list of them."""
+    if isinstance(spec, list):
+        return [_built(one, "layers", f"{place}.{i}", allow_imports) for i, one in enumerate(spec)]
+    return [] if spec is None else [_built(spec, "layers", place, allow_imports)]
 
 
 def compile_combine(spec: Spec | None, place: str) -> Any:

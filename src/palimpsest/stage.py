@@ -25,6 +25,7 @@ from palimpsest.processes import agreed, made_equal
 from palimpsest.recipe import RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
     compile_combine,
+    compile_layers,
     compile_objective,
     compile_part,
     compile_reference,
@@ -208,13 +209,14 @@ class _Work:
         working = self.model
         if stage.lora is not None:
             working = low_rank.attach(working, stage.lora, self.trained.states, self.seed, f"{self.place}.lora")
-        layers, installed = self.part(stage.layers, "layers", "layers"), []
+        layers = compile_layers(stage.layers, f"{self.place}.layers", allow_imports=self.allow_imports)
+        installed: list[Any] = []
         try:
             kind = compile_reference(stage.reference, self.place)
             reference = self._reference(kind, total, working)
-            if layers is not None:
-                layers.install(working)
-                installed.append(layers)
+            for layer in layers:
+                layer.install(working)
+                installed.append(layer)
             result = self._trained(working, total, kind, reference)
             count = sum(p.numel() for p in working.parameters() if p.requires_grad)
         except Exception as error:
@@ -223,7 +225,7 @@ class _Work:
                 raise
             raise told from error
         finally:
-            for layer in installed:
+            for layer in reversed(installed):
                 layer.merge(working)
             if stage.lora is not None:
                 low_rank.merge(working, self.model)

@@ -85,6 +85,7 @@ class Step:
         self.groups = self.combine.groups(self.objective)
         self.processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.wrap(self.model)
+        self._check_layers()
         self.masked = None if self.mask is None else Masked(self.mask, self.bare)
         self.parts: dict[str, float] = {}
         self.tokens = 0
@@ -109,6 +110,18 @@ class Step:
                 )
         if self.mask is not None and self.sharded:
             raise ValueError("A mask freezes single weights, which FSDP splits; train on one process or with DDP.")
+
+    def _check_layers(self) -> None:
+        """Refuses what would not reach a layer that moves itself, and so would be believed to and not done."""
+        moves = next((type(m).__name__ for m in self.bare.modules() if isinstance(m, StepsItself)), None)
+        beside = {
+            "a mask": self.mask is not None,
+            type(self.combine).__name__: len(self.groups) > 1,
+            "a slow average": any(isinstance(c, SlowAverage) for c in (self.reference, self.teacher)),
+            "several processes": self.processes > 1,
+        }
+        for what in (w for w, there in beside.items() if there and moves is not None):
+            raise ValueError(f"{moves} moves its own weights, which {what} would not reach; leave one of the two away.")
 
     @property
     def bare(self) -> nn.Module:

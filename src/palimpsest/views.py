@@ -268,8 +268,8 @@ class Scores(Protocol):
 class LabelView(View):
     """A classifier on one role's rows: any module from tensors to logits.
 
-    A model may answer a row several times in succession (multi-sample dropout).  The view then holds the row as often,
-    each time with its share of the row's weight, so that any loss becomes the mean over the answers.
+    A model may answer a row several times in succession (multi-sample dropout).  The view then holds the row as often
+    as ``answers`` says, each time with its share of the row's weight, so that any loss becomes the mean over them.
     """
 
     def __init__(self, batch: Batch, logits: Tensor | Scores, features: Tensor | None = None) -> None:
@@ -281,6 +281,7 @@ class LabelView(View):
         if features is not None and len(features) < logits.shape[0]:
             features = features.repeat_interleave(answers, 0)
         super().__init__(batch)
+        self.answers = answers
         self._scores = logits  # [B, C]
         self._features = features  # [B, D]
 

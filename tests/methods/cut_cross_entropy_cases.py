@@ -188,6 +188,32 @@ def test_the_same_bits_every_time_and_for_other_strides() -> None:
     assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(once, again, turned, strict=True))
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("stride", [2**27, 2**27 + 1])  # by descriptors and by pointers
+def test_offsets_pass_two_to_the_31(stride: int, tmp_path: Path) -> None:
+    """Rows so far apart that a product of two 32-bit numbers would wrap around, in files that are mostly holes."""
+
+    def far(near: Tensor, name: str) -> Tensor:
+        whole = torch.from_file(str(tmp_path / name), shared=True, size=len(near) * stride, dtype=near.dtype)
+        return whole.as_strided(near.shape, (stride, 1)).copy_(near)
+
+    e, c, targets, _ = problem((20,), 32, 20, torch.float16, sharp=6.0)
+    found = []
+    for a, b in ((e, c), (far(e, "e"), far(c, "c"))):
+        head = driver.Head(b, None, None, 1.0)
+        lse, blocks = driver.log_sums(a, head, keep=True)
+        assert blocks is not None
+        upstream = driver.Upstream(targets, lse, torch.ones_like(lse), torch.ones_like(lse))
+        out = torch.empty(20, 20, dtype=e.dtype)
+        out = out if a is e else far(out, "out")
+        driver.signal(a, head, 0, upstream, out)
+        exact = driver.exact_gradients(a, head, upstream, (True, True, False), False, None)
+        pairs = torch.arange(20, dtype=torch.int32)
+        kept = filtered._gradients(filtered.Filtered(a, head, upstream, pairs, 1.0), [20], (True, True, False), None)
+        found.append([lse, driver.target_logits(a, head, targets), out, *exact[:2], *kept[:2]])
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
 def test_mixed_precisions_meet_in_the_wider() -> None:
     e, c, targets, _ = problem()
     half = e.bfloat16().requires_grad_()

@@ -216,6 +216,7 @@ def test_errors_say_what_to_pass() -> None:
         ({"backend": "cuda"}, "auto, triton"),
         ({"filter_eps": 0.0}, "filter_eps"),
         ({"accumulate": torch.bfloat16}, "accumulate must be"),
+        ({"backend": "triton"}, "backend triton takes float32, float16 and bfloat16 on a CUDA device"),
         ({"softcap": 0.0}, "softcap"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -232,6 +233,14 @@ def test_distributed_tensors_are_refused_in_a_sentence() -> None:
     sharded = torch.Tensor._make_wrapper_subclass(DTensor, c.shape, dtype=c.dtype)
     with pytest.raises(ValueError, match="to_local"):
         linear_cross_entropy(e, sharded, targets)
+
+
+def test_a_head_in_pieces_is_not_given_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take its own piece for the whole."""
+    monkeypatch.setattr(function.Shards, "of", lambda group, weight: function.Shards(group, 0, len(weight)))
+    e, c, _, targets = problem()
+    with pytest.raises(ValueError, match="compile knows no process_group"):
+        linear_cross_entropy(e, c, targets, process_group=object(), backend="compile")  # type: ignore[call-overload]
 
 
 def together(backend: str, folder: Path) -> None:

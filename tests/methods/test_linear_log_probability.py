@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from palimpsest.kernels import _at_once, _blocks
 from palimpsest.kernels import linear_log_probability as module
 from palimpsest.kernels.linear_log_probability import linear_log_probability, linear_logits
 
@@ -74,7 +76,7 @@ def test_hand_example() -> None:
 def test_equals_full_logits_for_any_upstream(
     monkeypatch: pytest.MonkeyPatch, chunk: int | None, rows: int, softcap: float | None, scale: float, with_bias: bool
 ) -> None:
-    monkeypatch.setattr(module, "TOKENS", rows)
+    monkeypatch.setattr(_blocks, "TOKENS", rows)
     hidden, weight, bias, targets = problem()
     inputs = [t.requires_grad_() for t in ((hidden, weight, bias) if with_bias else (hidden, weight))]
     upstream = torch.randn(targets.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -90,7 +92,7 @@ def test_equals_full_logits_for_any_upstream(
 @pytest.mark.parametrize("trained", [(True, True, True), (True, True, False), *ONE_OF_THREE])
 @pytest.mark.parametrize("upstream", [1.0, -0.3, None])
 @pytest.mark.parametrize(("softcap", "scale"), [(None, 1.0), (2.0, 1.7)])
-@pytest.mark.parametrize("rows", [1, 4, 1000])
+@pytest.mark.parametrize(("rows", "width", "chunk"), [(1, 6, 5), (4, 6, None), (1, 20, 5), (1000, 11, 23)])
 def test_even_gradients_are_made_at_once_and_uneven_ones_again(
     monkeypatch: pytest.MonkeyPatch,
     trained: tuple[bool, bool, bool],
@@ -98,13 +100,17 @@ def test_even_gradients_are_made_at_once_and_uneven_ones_again(
     softcap: float | None,
     scale: float,
     rows: int,
+    width: int,
+    chunk: int | None,
 ) -> None:
-    monkeypatch.setattr(module, "EVEN_LOGITS", 23 * rows)
-    hidden, weight, bias, targets = problem()
+    """With fewer tokens than the head is wide, with as many, and with more, of which ``rows`` come at a time."""
+    monkeypatch.setattr(_at_once, "EVEN_LOGITS", 23 * rows)
+    hidden, weight, bias, targets = problem(width=width)
     inputs = [t.requires_grad_(n) for t, n in zip((hidden, weight, bias), trained)]
     wanted = [t for t in inputs if t.requires_grad]
     given = torch.linspace(-1, 2, 15, dtype=torch.float64) if upstream is None else torch.full((15,), upstream)
-    result = linear_log_probability(hidden, weight, targets, bias, softcap=softcap, scale=scale, even=True)
+    run = partial(linear_log_probability, softcap=softcap, scale=scale, chunk=chunk, even=True)
+    result = run(hidden, weight, targets, bias)
     expected = naive(hidden, weight, targets, bias, softcap, scale)
     assert torch.allclose(result, expected, rtol=1e-11, atol=1e-12)
     theirs = gradients(expected, given.view(3, 5), *wanted)
@@ -218,9 +224,15 @@ def test_bias_may_mask_entries_and_whole_chunks() -> None:
     result = linear_log_probability(hidden, weight, targets, bias, chunk=6)
     assert torch.allclose(result, expected, rtol=1e-11)
     assert torch.isfinite(gradients(result, torch.ones(targets.shape), hidden)[0]).all()
+    weight.requires_grad_()
+    wanted = gradients(naive(hidden, weight, targets, bias), torch.ones(targets.shape), hidden, weight)
+    even = linear_log_probability(hidden, weight, targets, bias, chunk=6, even=True)
+    for mine, theirs in zip(gradients(even, torch.ones(targets.shape), hidden, weight), wanted, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-12)
     bias[:10], bias[10:] = -torch.inf, 0.0
-    masked = linear_log_probability(hidden, weight, targets, bias, chunk=6)
-    assert bool((masked[targets != -100] == -torch.inf).all())
+    for promise in (False, True):
+        masked = linear_log_probability(hidden, weight, targets, bias, chunk=6, even=promise)
+        assert bool((masked[targets != -100] == -torch.inf).all())
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (4,), (2, 3)])
@@ -350,11 +362,17 @@ def _bench() -> ModuleType:
     return loaded
 
 
-@pytest.mark.parametrize("ignored", [0.0, 0.05, 0.9])
+@pytest.mark.parametrize(
+    ("tokens", "width", "ignored"),
+    # mostly a narrow head: the [N, V] arrays do not depend on the width, but which tokens wait in dW does
+    [(2048, 32, 0.0), (2048, 32, 0.05), (2048, 32, 0.9), (512, 32, 0.0), (512, 576, 0.0), (640, 576, 0.1)],
+)
 @pytest.mark.parametrize("way", ["ours", "even"])
 @pytest.mark.parametrize("frozen_head", [False, True])
-def test_peak_memory_is_a_sixteenth_of_the_logits(ignored: float, way: str, frozen_head: bool) -> None:
-    tokens, width, entries = 2048, 32, 49152  # a narrow head: the [N, V] arrays do not depend on the width
+def test_peak_memory_is_a_sixteenth_of_the_logits(
+    tokens: int, width: int, ignored: float, way: str, frozen_head: bool
+) -> None:
+    entries = 49152
     seed = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=seed).requires_grad_()
     weight = (torch.randn(entries, width, generator=seed) * width**-0.5).requires_grad_(not frozen_head)

@@ -12,6 +12,8 @@ from palimpsest.layers.multi_sample_dropout import MultiSampleDropout, MultiSamp
 from palimpsest.loop import Training, fit
 from palimpsest.objective import evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
+from palimpsest.objectives.general_pair_weighting import GeneralPairWeighting
+from palimpsest.objectives.multi_similarity import MultiSimilarity
 from palimpsest.objectives.npo import NPO
 from palimpsest.reference import Copy, cache
 from palimpsest.roles import RoleBatch
@@ -151,7 +153,7 @@ def batch():
 def test_a_row_counts_once_however_often_it_is_answered(batch):
     model = digits_mlp()
     clean = evaluate(on("task", CrossEntropy()), model, batch).total
-    MultiSampleDropout(5, 0.0).install(model)
+    model[4] = MultiSampleHead(model[4], 5, 0.0)
     model.train()
     view = ADAPTER.views(model, batch, ["task"])["task"]
     assert view.size == 30 and view.logits.shape == (30, 10) and view.features.shape == (30, 64)
@@ -180,11 +182,23 @@ def test_references_answer_once_and_are_compared_with_every_answer(batch):
     with torch.no_grad():
         model[4].weight.add_(0.1 * torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
     plain = evaluate(on("task", NPO()), model, batch, reference=reference).total
-    MultiSampleDropout(3, 0.0).install(model)
+    model[4] = MultiSampleHead(model[4], 3, 0.0)
     model.train()
     for kept in (reference, stored):
         found = evaluate(on("task", NPO()), model, batch, reference=kept).total
         torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [MultiSimilarity(mining_margin=None), GeneralPairWeighting("triplet")])
+def test_pairs_of_rows_do_not_notice_it(loss, batch):
+    """Features lie before the dropout: each row is paired once, and not with itself."""
+    model = digits_mlp()
+    batch["task"]["labels"] %= 3  # two rows of a class
+    plain = evaluate(on("task", loss), model, batch).total
+    assert float(plain.detach()) != 0
+    MultiSampleDropout(4, 0.5).install(model)
+    model.train()
+    torch.testing.assert_close(evaluate(on("task", loss), model, batch).total, plain, rtol=1e-6, atol=1e-7)
 
 
 def test_more_samples_leave_the_head_of_one_dropout_where_it_is():
@@ -208,6 +222,8 @@ def test_refusals():
     for samples in (0, -1):
         with pytest.raises(ValueError, match="samples is the number of dropout masks"):
             MultiSampleDropout(samples)
+    with pytest.raises(ValueError, match="all 2 samples of a row are the same; raise dropout"):
+        MultiSampleDropout(2, 0.0)
     for dropout in (-0.1, 1.0):
         with pytest.raises(ValueError, match="dropout is the share of entries"):
             MultiSampleHead(nn.Identity(), 2, dropout)

@@ -43,6 +43,16 @@ def terms(*methods: dict[str, Any] | str) -> list[dict[str, Any]]:
             "mask": {"salun": {"role": "task"}},
         },
         {
+            "objective": terms("cross_entropy", {"multi_similarity": {}, "weight": 0.1}, {"reweighted": {}}),
+            "layers": [{"lost": {"targets": ["0", "2"]}}, {"multi_sample_dropout": {"samples": 2}}],
+            "train": {**DIGITS["train"], "schedule": "rewarm", "loop": "trainer"},
+            "select": FEW,
+        },
+        {
+            "objective": terms("spherical_z"),
+            "layers": [{"multi_sample_dropout": {"samples": 2}}, "spherical_output"],
+        },
+        {
             "train": {
                 **DIGITS["train"],
                 "optimizer": {"fira": {"rank": 4, "modules": ["0", "2"]}},
@@ -80,6 +90,72 @@ def test_what_goes_together_runs(changes: dict[str, Any], tmp_path: Path) -> Non
             {"layers": "lost", "lora": {"rank": 2}},
             r"stages.0.layers: they would replace parts of what lora adds; remove one of the two\.",
         ),
+        (
+            {"layers": {"lost": {}, "multi_sample_dropout": {}}},
+            r"stages.0.layers: name one method here, as \{name: \{…\}\}; there are 2",
+        ),
+        ({"layers": ["lost", "lots"]}, r"stages.0.layers.1: There is no layer 'lots'; did you mean 'lost'\?"),
+        (
+            {"layers": {"multi_sample_dropout": {"dropout": 0.0}}},
+            r"layers.multi_sample_dropout: Without dropout all 8 samples of a row are the same; raise dropout\.",
+        ),
+        (
+            {"objective": terms({"reweighted": {"objective": "reweighted"}})},
+            r"objective.0.reweighted: the values of Reweighted here do not say .*; take one with a loss of its own",
+        ),
+        (
+            {"objective": terms({"reweighted": {"objective": {"dice": {"granularity": "batch"}}}})},
+            r"objective.0.reweighted: the values of Dice here do not say which rows have more to be learned",
+        ),
+        (
+            {"objective": terms({"reweighted": {"objective": {"tversky": {"granularity": "batch"}}}})},
+            r"objective.0.reweighted: the values of Tversky here",
+        ),
+        (
+            {"objective": terms({"reweighted": {"objective": "general_pair_weighting"}})},
+            r"objective.0.reweighted: the values of GeneralPairWeighting here",
+        ),
+        (
+            {"objective": terms({"reweighted": {"objective": "elastic_weight_consolidation"}})},
+            r"objective.0.reweighted: objective is a loss on rows, such as CrossEntropy\(\), not Elastic",
+        ),
+        (
+            {"objective": [*terms("cross_entropy"), {"on": "weights", "reweighted": {}}]},
+            r"objective.1.on: Reweighted looks at rows, and the role weights has none; name a role that has data\.",
+        ),
+        (
+            {"objective": terms("cross_entropy", "elastic_weight_consolidation")},
+            r"objective.1.on: ElasticWeightConsolidation looks at the parameters and not at rows; it goes on the role",
+        ),
+        (
+            {"objective": terms("reweighted"), "train": {**DIGITS["train"], "batch": 1}},
+            r"stages.0.objective.0: task/reweighted compares the rows .* nothing beside it; raise train.batch\.",
+        ),
+        (
+            {"procedure": "several_budgets", "train": {**DIGITS["train"], "schedule": "wsd"}},
+            r"stages.0.procedure: several_budgets takes its budgets from train.schedule; write \{wsd_s: \{budgets",
+        ),
+        (
+            {"procedure": "several_budgets", "train": {**DIGITS["train"], "schedule": "wsd_s"}},
+            r"stages.0.procedure: The budget 0.25 ends between two of 3 steps; choose steps that it divides\.",
+        ),
+        (
+            {"procedure": "several_budgets", "layers": "lost"}
+            | {"train": {**DIGITS["train"], "steps": 40, "schedule": "wsd_s"}},
+            r"stages.0.layers: a stage with a procedure trains in a loop of its own; remove one of the two\.",
+        ),
+        (
+            {"train": {**DIGITS["train"], "schedule": {"wsd": {}, "cosine": {}}}},
+            r"stages.0.train.schedule: name one method here, as \{name: \{…\}\}; there are 2",
+        ),
+        (
+            {"train": {**DIGITS["train"], "optimizer": {"frugal": {"bits": 8}}}},
+            r"stages.0.train.optimizer: frugal has no field 'bits'; it has: density, update_gap, splitter",
+        ),
+        (
+            {"train": {**DIGITS["train"], "optimizer": "adamw_8bit"}},
+            r"stages.0.train.optimizer: there is no optimizer 'adamw_8bit'; did you mean adamw\?",
+        ),
     ],
 )
 def test_what_does_not_is_refused_before_anything_is_loaded(changes: dict[str, Any], sentence: str) -> None:
@@ -91,6 +167,35 @@ def test_what_does_not_is_refused_before_anything_is_loaded(changes: dict[str, A
     ("changes", "sentence"),
     [
         ({"layers": "spherical_output"}, r"train it with spherical_z, or leave spherical_output away\."),
+        (
+            {"layers": "spherical_output", "objective": terms("spherical_z", "lse_square")},
+            r"train it with spherical_z, or leave spherical_output away\.",
+        ),
+        (
+            {"layers": "spherical_output", "objective": terms("spherical_z"), "mask": {"salun": {"role": "task"}}},
+            r"FactoredOutput moves its own weights, which a mask would not reach; leave one of the two away\.",
+        ),
+        (
+            {"layers": "spherical_output", "objective": terms("spherical_z"), "reference": {"slow_average": {}}},
+            r"FactoredOutput moves its own weights, which a slow average would not reach; leave one",
+        ),
+        (
+            {
+                "layers": "spherical_output",
+                "objective": [*terms("spherical_z"), {"on": "other", "spherical_z": {}}],
+                "roles": {**DIGITS["roles"], "other": {"zoo": "digits", "classes": [5, 6]}},
+                "combine": {"one_sided_projection": {"protect": "other"}},
+            },
+            r"FactoredOutput moves its own weights, which OneSidedProjection would not reach; leave one",
+        ),
+        (
+            {"layers": [{"lost": {"targets": ["4"]}}, "multi_sample_dropout"]},
+            r"4 was replaced before and may be the head; name the head, or put this layer first\.",
+        ),
+        (
+            {"layers": [{"lost": {"targets": ["4"]}}, {"spherical_output": {"head": "4"}}]},
+            r"4 is a LowRankSparseLinear; the factored output layer replaces a linear layer\.",
+        ),
         ({"train": {**DIGITS["train"], "optimizer": "fira"}}, r"Fira finds no matrix to split: .* name parts of the"),
         (
             {"select": {"task": {"class_batches": {"classes": 10, "rows_of_each": 2}}}},

@@ -8,7 +8,8 @@ computes each block again, so it costs four matrix products where the plain way 
 the three arrays.  With a frozen head nothing is computed again: the direction
 d log p_i / d h_i = scale * (w_{y_i} - sum_v p_iv w_v) is collected in the forward and only scaled in the backward.
 Nor is it where the caller says that every token will get the same upstream gradient (``even``), as a mean does: then
-blocks of a few tokens with the whole vocabulary give all gradients in the forward, in three products.
+all gradients are made in the forward, in three products.  The softmax of the first D tokens waits, until its sum is
+known, in the memory of dW, whose rows it becomes; further tokens come a few at a time with the whole vocabulary.
 
 Paper: Cut Your Losses in Large-Vocabulary Language Models (Wijmans et al., 2025), arXiv 2411.09009, algorithms 1-3.
 Tags: learn, loss, kernel, language-model.
@@ -19,22 +20,19 @@ See: ``linear_logits`` for methods that need all logits; ``cut_cross_entropy``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from palimpsest.kernels._at_once import with_gradients
+from palimpsest.kernels._blocks import Options, Problem, working_dtype
 from palimpsest.kernels._inputs import check_inputs, gather, scatter
 from palimpsest.kernels._shards import Shards
 
 __all__ = ["METHOD", "linear_log_probability", "linear_logits", "log_probability_and_log_sum"]
 
-TOKENS = 2048  # rows of one block: more do not make the matrix products faster, only the buffers larger
 ENTRIES = 1024  # columns of one block, unless the caller says otherwise
-EVEN_LOGITS = 2**22  # logits that a block of whole rows may always hold: fewer rows would slow the products
 
 
 def linear_log_probability(
@@ -59,8 +57,8 @@ def linear_log_probability(
     ``targets`` are int64 in [0, V) or ``ignore_index``; ignored tokens cost nothing.  ``softcap`` is the tanh cap of
     the logits (None: none), ``scale`` multiplies them before the bias, ``chunk`` is the number of vocabulary entries
     computed at a time: the extra memory is about 8 * min(N, 2048) * chunk bytes.  ``even`` expects one upstream
-    gradient for all counted tokens: the gradients are then made in the forward, beside a block of 1/16 of the logits
-    (at least 16 MiB); should it turn out otherwise, they are computed again, exactly.  On CUDA neither hint counts.
+    gradient for all counted tokens: the gradients are then made in the forward, beside at most 1/16 of the logits
+    (or 4 MiB); should it turn out otherwise, they are computed again, exactly.  On CUDA neither hint counts.
 
     Raises ValueError for shapes that do not fit, targets outside the vocabulary, ``chunk < 1`` or ``softcap <= 0``.
     """
@@ -93,7 +91,7 @@ def log_probability_and_log_sum(
     """
     if not torch.is_grad_enabled():  # inside the Function grad mode is always off: requires_grad would mislead it
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    options = _Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]), even, log_sum, shards)
+    options = Options(softcap, scale, ignore_index, min(chunk or ENTRIES, weight.shape[0]), even, log_sum, shards)
     result: tuple[Tensor, Tensor] = _LinearLogProbability.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return result
 
@@ -106,7 +104,7 @@ def linear_logits(
     scale: float = 1.0,
 ) -> Tensor:
     """All logits [..., V] by the formula of ``linear_log_probability`` and in its precision (float32 or float64)."""
-    dtype = _working_dtype(hidden, weight, bias)
+    dtype = working_dtype(hidden, weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
         logits = torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype))  # [..., V]
         if scale != 1.0:
@@ -116,108 +114,28 @@ def linear_logits(
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-@dataclass(frozen=True)
-class _Options:
-    softcap: float | None
-    scale: float
-    ignore_index: int
-    chunk: int
-    even: bool
-    log_sum: bool
-    shards: Shards | None
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Logits and their softmax for the tokens ``rows`` over the vocabulary entries from ``start`` on."""
-
-    rows: slice
-    hidden: Tensor  # [n, D]
-    logits: Tensor  # [n, v], valid until the next block
-    probability: Tensor  # [n, v], normalized within the block, valid until the next block
-    log_sum: Tensor  # [n], log-sum-exp within the block
-    hit: Tensor  # [k], rows of this block whose target is among its entries
-    column: Tensor  # [k], where
-
-    def apply_softcap_slope(self, softcap: float | None) -> None:
-        """Multiply ``probability`` (by now a gradient) by d capped / d raw = 1 - (z / softcap)^2; spends ``logits``."""
-        if softcap is not None:
-            self.probability.sub_(self.logits.div_(softcap).square_().mul_(self.probability))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The head's entries [start, stop), raised to the working precision."""
-
-    start: int
-    stop: int
-    weight: Tensor  # [v, D]
-    bias: Tensor | None  # [v]
-
-
-class _Problem:
-    """The tokens that count, as [N, D] and [N], and the walk over the blocks of their logits."""
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        index: Tensor | None,
-        options: _Options,
-    ) -> None:
-        self.weight, self.bias, self.options = weight, bias, options
-        self.dtype = _working_dtype(hidden, weight, bias)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        own = targets.reshape(-1) if index is None else targets.reshape(-1)[index]
-        self.hidden = (flat if index is None else flat[index]).to(self.dtype)  # [N, D]
-        self.targets = own if options.shards is None else own - options.shards.first  # [N]
-
-    @cached_property
-    def buffers(self) -> Tensor:
-        """Room for the logits of one block, and for their softmax."""
-        return self.hidden.new_empty(2, min(len(self.targets), TOKENS) * self.options.chunk)
-
-    def parts(self) -> Iterator[_Part]:
-        entries = self.weight.shape[0]
-        for start in range(0, entries, self.options.chunk):
-            stop = min(start + self.options.chunk, entries)
-            bias = None
-            if self.bias is not None:
-                # A block that a bias of -inf masks as a whole would have no softmax; half the lowest number is still
-                # e^-lots = 0 beside any other block, and leaves room for what is added to it.
-                bias = self.bias[start:stop].to(self.dtype).clamp(min=torch.finfo(self.dtype).min / 2)
-            yield _Part(start, stop, self.weight[start:stop].to(self.dtype), bias)
-
-    def blocks(self, part: _Part) -> Iterator[_Block]:
-        for first in range(0, len(self.targets), TOKENS):
-            rows = slice(first, min(first + TOKENS, len(self.targets)))
-            yield self._block(part, rows)
-
-    def _block(self, part: _Part, rows: slice) -> _Block:
-        hidden, targets = self.hidden[rows], self.targets[rows]
-        shape = (hidden.shape[0], part.stop - part.start)
-        z, p = (buffer[: shape[0] * shape[1]].view(shape) for buffer in self.buffers)
-        z.addmm_(hidden, part.weight.T, beta=0, alpha=self.options.scale)
-        if part.bias is not None:
-            z.add_(part.bias)
-        if self.options.softcap is not None:
-            z.div_(self.options.softcap).tanh_().mul_(self.options.softcap)
-        torch.softmax(z, dim=1, out=p)
-        # The largest probability of a row is exp(max z) / sum exp z.  PyTorch's softmax has a fast exponential on CPU,
-        # which torch.exp and torch.logsumexp lack: this way to the log-sum-exp costs a fifth of torch.logsumexp.
-        log_sum = z.amax(dim=1) - p.amax(dim=1).log()
-        hit = ((targets >= part.start) & (targets < part.stop)).nonzero().squeeze(1)
-        return _Block(rows, hidden, z, p, log_sum, hit, targets[hit] - part.start)
-
-
-def _log_probability(problem: _Problem, with_direction: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _log_probability(problem: Problem, with_direction: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """log p [N], the log-sum-exp [N] and, if asked for, d log p_i / d h_i [N, D]."""
-    count, softcap, scale = len(problem.targets), problem.options.softcap, problem.options.scale
-    log_sum = problem.hidden.new_full((count,), -torch.inf)
-    chosen = problem.hidden.new_zeros(count)
+    softcap, scale = problem.options.softcap, problem.options.scale
     mean = torch.zeros_like(problem.hidden) if with_direction else None  # sum_v p_v w_v [N, D]
+    log_sum, chosen = _sums(problem, mean)
+    problem.mask(chosen, problem.targets)
+    if problem.options.shards is not None:
+        log_sum, chosen = problem.options.shards.joined(log_sum, chosen)
+    log_p = chosen - log_sum
+    if mean is None:
+        return log_p, log_sum, None
+    problem.drop_buffers()
+    direction = problem.weight[problem.targets].to(problem.dtype)  # [N, D]
+    if softcap is not None:
+        direction.mul_(1 - (chosen / softcap).square().unsqueeze(1))
+    return log_p, log_sum, direction.sub_(mean).mul_(scale)
+
+
+def _sums(problem: Problem, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The log-sum-exp and the target's logit of each token [N]; the mean row of the head is added to ``mean``."""
+    log_sum = problem.hidden.new_full((len(problem.targets),), -torch.inf)
+    chosen = torch.zeros_like(log_sum)
     for part in problem.parts():
         for block in problem.blocks(part):
             rows, before = block.rows, log_sum[block.rows].clone()
@@ -225,25 +143,13 @@ def _log_probability(problem: _Problem, with_direction: bool) -> tuple[Tensor, T
             chosen[rows][block.hit] = block.logits[block.hit, block.column]
             if mean is not None:
                 block.probability.mul_((block.log_sum - log_sum[rows]).exp().unsqueeze(1))
-                block.apply_softcap_slope(softcap)
+                block.apply_softcap_slope(problem.options.softcap)
                 mean[rows].mul_((before - log_sum[rows]).exp().unsqueeze(1)).addmm_(block.probability, part.weight)
-    if problem.bias is not None and softcap is None:
-        here = (problem.targets >= 0) & (problem.targets < len(problem.bias))
-        masked = problem.bias[problem.targets.clamp(0, len(problem.bias) - 1)] == -torch.inf
-        chosen.masked_fill_(here & masked, -torch.inf)
-    if problem.options.shards is not None:
-        log_sum, chosen = problem.options.shards.joined(log_sum, chosen)
-    log_p = chosen - log_sum
-    if mean is None:
-        return log_p, log_sum, None
-    direction = problem.weight[problem.targets].to(problem.dtype)  # [N, D]
-    if softcap is not None:
-        direction.mul_(1 - (chosen / softcap).square().unsqueeze(1))
-    return log_p, log_sum, direction.sub_(mean).mul_(scale)
+    return log_sum, chosen
 
 
 def _gradients(
-    problem: _Problem, log_sum: Tensor, upstream: Tensor, of_sum: Tensor | None, needs: tuple[bool, bool, bool]
+    problem: Problem, log_sum: Tensor, upstream: Tensor, of_sum: Tensor | None, needs: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients with respect to the counted tokens' hidden states [N, D], the weight [V, D] and the bias [V].
 
@@ -281,70 +187,22 @@ def _gradients(
     return for_hidden, for_weight, for_bias
 
 
-def _with_gradients(
-    problem: _Problem, needs: tuple[bool, bool, bool]
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """log p [N], the log-sum-exp [N], and the gradients of the sum of log p, a block of tokens at a time."""
-    count, scale, softcap = len(problem.targets), problem.options.scale, problem.options.softcap
-    weight, bias = problem.weight, problem.bias
-    log_p, log_sum = problem.hidden.new_empty(2, count)
-    for_hidden = torch.empty_like(problem.hidden) if needs[0] else None
-    for_weight = torch.zeros_like(weight) if needs[1] else None
-    for_bias = torch.zeros_like(bias) if needs[2] and bias is not None else None
-    most = max(1, count // 18, EVEN_LOGITS // len(weight))  # with what lies beside it, a sixteenth of the logits
-    most = min(most - most % 16 or most, max(1, count))  # full vectors: 112 tokens take less time than 113
-    # Transposed: the weight, read as it lies, costs a fifth less in products with few tokens.
-    buffer = problem.hidden.new_empty(len(weight) * most)  # [V, n]
-    for first in range(0, count, most):
-        rows = slice(first, min(first + most, count))
-        hidden, targets = problem.hidden[rows], problem.targets[rows]
-        z = buffer[: len(weight) * len(hidden)].view(len(weight), len(hidden))
-        torch.mm(weight, hidden.T, out=z)
-        if scale != 1.0:
-            z.mul_(scale)
-        if bias is not None:
-            z.add_(bias.unsqueeze(1))
-        log_p[rows], log_sum[rows], signal = _signal(z, targets, softcap)
-        if for_hidden is not None:
-            torch.mm(signal.T, weight, out=for_hidden[rows])
-        if for_weight is not None:
-            for_weight.addmm_(signal, hidden, alpha=scale)
-        if for_bias is not None:
-            for_bias.add_(signal.sum(dim=1))
-    if for_hidden is not None and scale != 1.0:
-        for_hidden.mul_(scale)
-    return log_p, log_sum, for_hidden, for_weight, for_bias
-
-
-def _signal(z: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """log p [n], the log-sum-exp [n] and d log p / d z of the uncapped logits z [V, n], which this spends."""
-    if softcap is not None:
-        z.div_(softcap).tanh_().mul_(softcap)
-    slope = None if softcap is None else (z / softcap).square_()
-    highest, chosen = z.amax(dim=0), z.gather(0, targets.unsqueeze(0)).squeeze(0)
-    torch.softmax(z, dim=0, out=z)
-    log_sum = highest - z.amax(dim=0).log()  # as in ``_block``
-    signal = z.neg_().scatter_add_(0, targets.unsqueeze(0), torch.ones_like(chosen).unsqueeze(0))
-    if slope is not None:
-        signal.sub_(slope.mul_(signal))
-    return chosen - log_sum, log_sum, signal
-
-
 class _LinearLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
         counted = targets.reshape(-1) != options.ignore_index
         index = None if bool(counted.all()) else counted.nonzero().squeeze(1)
         with torch.autocast(hidden.device.type, enabled=False):
-            problem = _Problem(hidden, weight, bias, targets, index, options)
+            problem = Problem(hidden, weight, bias, targets, index, options)
             needs = ctx.needs_input_grad[:3]
             ctx.only_hidden = needs == (True, False, False) and not options.log_sum and options.shards is None
             direction, ctx.even = None, None
             at_once = options.even and any(needs) and not ctx.only_hidden and options.shards is None
             if at_once and weight.dtype == problem.dtype:
-                log_p, log_sum, *ctx.even = _with_gradients(problem, needs)
+                made = with_gradients(problem, needs)
+                log_p, log_sum, ctx.even = made.log_p, made.log_sum, (made.for_hidden, made.for_weight, made.for_bias)
             else:
                 log_p, log_sum, direction = _log_probability(problem, with_direction=ctx.only_hidden)
         ctx.options, ctx.shape, ctx.dtype = options, hidden.shape, hidden.dtype
@@ -380,15 +238,11 @@ class _LinearLogProbability(torch.autograd.Function):
             del made  # a gradient that somebody else holds would be copied
         else:
             with torch.autocast(hidden.device.type, enabled=False):
-                problem = _Problem(hidden, weight, bias, targets, index, ctx.options)
+                problem = Problem(hidden, weight, bias, targets, index, ctx.options)
                 for_hidden, for_weight, for_bias = _gradients(problem, log_sum, g, of_sum, ctx.needs_input_grad[:3])
         if for_hidden is not None:
             for_hidden = scatter(for_hidden.to(ctx.dtype), index, ctx.shape)
         return for_hidden, for_weight, for_bias, None, None
-
-
-def _working_dtype(*tensors: Tensor | None) -> torch.dtype:
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 METHOD = linear_log_probability

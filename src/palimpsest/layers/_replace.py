@@ -66,6 +66,9 @@ def output_layer(model: nn.Module, path: str | None) -> tuple[str, nn.Module]:
         path = next((name for name, module in reversed(modules.items()) if isinstance(module, nn.Linear)), None)
         if path is None:
             raise ValueError("The model has no linear layer that could be its head; name the head's module path.")
+        behind = list(modules)[list(modules).index(path) + 1 :]
+        for name in (n for n in behind if type(modules[n]).__module__.startswith("palimpsest.")):
+            raise ValueError(f"{name} was replaced before and may be the head; name the head, or put this layer first.")
     if path not in modules:
         raise ValueError(f"The model has no module {path!r}; there are: {_listed(list(modules))}.")
     head = modules[path]

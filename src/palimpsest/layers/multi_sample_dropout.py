@@ -13,7 +13,8 @@ Differs: the losses are averaged, as in the paper, not the logits, as in many he
     ``aggregate="logits"``, a less noisy ensemble that regularizes less. The rows go through the head once, M times as
     many, instead of M times; dropout inside the head is drawn for each of them. Of the paper's further diversity
     (flipped and padded feature maps) nothing is here. Heads with batch normalization are refused: its statistics would
-    be those of repeated rows. A loss that compares rows (``couples``) sees a row's samples as rows of their own.
+    be those of repeated rows. A loss that compares rows' answers (``dice`` over a batch, ``reweighted``) sees a row's
+    samples as rows of their own; one on pairs of features, which lie before the dropout, sees each row once.
 See: ``multi_sample_loss`` for the same around any head and loss in a loop of your own.
 """
 
@@ -111,6 +112,8 @@ class MultiSampleDropout:
 
     def __post_init__(self) -> None:
         _check(self.samples, self.dropout)
+        if self.samples > 1 and self.dropout == 0:
+            raise ValueError(f"Without dropout all {self.samples} samples of a row are the same; raise dropout.")
 
     def install(self, model: nn.Module) -> None:
         """Puts a ``MultiSampleHead`` around the head."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Pairs", "log_one_plus_sum", "log_sum", "mined", "pairs_of", "weighted"]
+from palimpsest.views import LabelView
+
+__all__ = ["Pairs", "log_one_plus_sum", "log_sum", "mined", "over_pairs", "pairs_of", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ def pairs_of(features: Tensor, labels: Tensor) -> Pairs:
     same = labels.unsqueeze(1) == labels.unsqueeze(0)  # [B, B]
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return Pairs(rows @ rows.T, same & ~itself, ~same)
+
+
+def over_pairs(view: LabelView, loss: Callable[[Pairs], Tensor]) -> Tensor:
+    """``loss`` of all pairs of the view's rows, [B]; a row that the model answers several times is in them once."""
+    features, answers = view.features, view.answers
+    return loss(pairs_of(features[::answers], view.labels[::answers])).repeat_interleave(answers)
 
 
 def mined(pairs: Pairs, margin: float) -> Pairs:

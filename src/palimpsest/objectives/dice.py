@@ -144,6 +144,11 @@ class Dice(Objective):
         """Over a batch, and where the hardest items of a batch are chosen, its rows depend on each other."""
         return self.granularity == "batch" or self.hard_negatives > 0
 
+    @property
+    def ranks(self) -> bool:  # type: ignore[override]
+        """Over a batch all items carry its one value."""
+        return self.granularity != "batch"
+
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B] for labels, [B, T-1] for tokens."""
         return over_labels(view, self._of)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.objective import Objective
-from palimpsest.objectives._pairs import Pairs, log_one_plus_sum, log_sum, mined, pairs_of, weighted
+from palimpsest.objectives._pairs import Pairs, log_one_plus_sum, log_sum, mined, over_pairs, weighted
 from palimpsest.views import LabelView, Unit
 
 __all__ = [
@@ -112,6 +112,7 @@ class GeneralPairWeighting(Objective):
 
     unit: ClassVar[Unit] = "example"
     couples: ClassVar[bool] = True
+    ranks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, value in {"alpha": self.alpha, "beta": self.beta}.items():
@@ -134,7 +135,9 @@ class GeneralPairWeighting(Objective):
 
     def __call__(self, view: LabelView, state: nn.Module | None = None) -> Tensor:
         """[B], one value per anchor, of either sign."""
-        pairs = pairs_of(view.features, view.labels)
+        return over_pairs(view, self._of)
+
+    def _of(self, pairs: Pairs) -> Tensor:
         if self.mining_margin is not None:
             pairs = mined(pairs, self.mining_margin)
         return weighted(pairs, self.weights(pairs))

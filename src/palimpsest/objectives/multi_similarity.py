@@ -27,7 +27,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from palimpsest.objective import Objective
-from palimpsest.objectives._pairs import Pairs, log_one_plus_sum, mined, pairs_of
+from palimpsest.objectives._pairs import Pairs, log_one_plus_sum, mined, over_pairs
 from palimpsest.views import LabelView, Unit
 
 __all__ = ["METHOD", "MultiSimilarity", "multi_similarity"]
@@ -60,7 +60,9 @@ class MultiSimilarity(Objective):
 
     def __call__(self, view: LabelView, state: nn.Module | None = None) -> Tensor:
         """[B], one value per anchor."""
-        pairs = pairs_of(view.features, view.labels)
+        return over_pairs(view, self._of)
+
+    def _of(self, pairs: Pairs) -> Tensor:
         if self.mining_margin is not None:
             pairs = mined(pairs, self.mining_margin)
         return multi_similarity(pairs, self.alpha, self.beta, self.pivot)

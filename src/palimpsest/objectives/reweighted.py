@@ -15,7 +15,7 @@ Paper: Dynamic Loss-Based Sample Reweighting for Improved Large Language Model P
     arXiv 2502.06733.
 Code: sowmaster/Sample-Level-Loss-Reweighting-ICLR-2025 (src/trainer.py).
 Tags: optimize, pre-training, loss, data-selection, language-model, classifier.
-Needs: what the objective inside needs; batches of eight rows or more.
+Needs: what the objective inside needs, whose values must be losses of single rows; batches of eight rows or more.
 Differs: uniform weights give the mean over sequences, as the release describes it; its trainer also multiplies by each
     sequence's share of the tokens, which ``length_weighting`` does here over all processes instead of within each. The
     first ``burn_in`` steps have uniform weights, where the release sets r to 100; ``annealing``, in which 1 / r rises
@@ -117,10 +117,16 @@ class Reweighted(Objective):
 
     unit: ClassVar[Unit] = "sequence"
     couples: ClassVar[bool] = True
+    ranks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective) or self.objective.unit == "parameter":
             raise ValueError(f"objective is a loss on rows, such as CrossEntropy(), not {self.objective!r}.")
+        if not self.objective.ranks:
+            raise ValueError(
+                f"the values of {type(self.objective).__name__} here do not say which rows have more to be learned, so"
+                " there is nothing to weigh them by; take one with a loss of its own for each row."
+            )
         if self.strategy not in ("linupper", "quadratic", "extremes", "linear"):
             raise ValueError(f"strategy is linupper, quadratic, extremes or linear, not {self.strategy!r}.")
         if not self.temperature > 0:

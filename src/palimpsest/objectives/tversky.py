@@ -89,6 +89,11 @@ class Tversky(Objective):
         """Over a batch its rows depend on each other."""
         return self.granularity == "batch"
 
+    @property
+    def ranks(self) -> bool:  # type: ignore[override]
+        """Over a batch all items carry its one value."""
+        return self.granularity != "batch"
+
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B] for labels, [B, T-1] for tokens."""
         return over_labels(view, self._of)

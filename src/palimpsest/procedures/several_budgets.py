@@ -89,6 +89,19 @@ class SeveralBudgets:
 
     rewind: bool = False
 
+    def check_training(self, training: Training) -> WSDS:
+        """The schedule with the budgets, which must be there; what cannot be rewound is refused."""
+        schedule = training.schedule
+        if not isinstance(schedule, WSDS):
+            raise ValueError("several_budgets takes its budgets from train.schedule; write {wsd_s: {budgets: …}}.")
+        if training.loop != "plain":
+            raise ValueError("several_budgets runs in the plain loop; remove train.loop.")
+        if training.steps is not None:
+            steps_of_budgets(schedule, training.steps)
+            if self.rewind:
+                legs(schedule, training.steps)
+        return schedule
+
     def __call__(
         self,
         model: nn.Module,
@@ -103,13 +116,9 @@ class SeveralBudgets:
         previous: States | None = None,
     ) -> Result:
         """Killed and called again, it goes on to the same weights of every budget."""
-        schedule = training.schedule
-        if not isinstance(schedule, WSDS):
-            raise ValueError("several_budgets takes its budgets from train.schedule; write {wsd_s: {budgets: …}}.")
+        schedule = self.check_training(training)
         if folder is None:
             raise ValueError("several_budgets keeps a model for every budget; give it a folder.")
-        if training.loop != "plain":
-            raise ValueError("several_budgets runs in the plain loop; remove train.loop.")
         steps = steps_of(training, roles, objective)
 
         def run(own: Training, home: Path, told: Callable[[Progress], None]) -> Result:

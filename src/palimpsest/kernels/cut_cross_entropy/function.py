@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from importlib.util import find_spec
@@ -97,7 +98,7 @@ def linear_cross_entropy(
     ``c`` and ``bias`` in the order of their ranks, and the same ``e`` and ``targets``; the gradient of ``e`` is that of
     all.  ``backend`` is chosen by the device: ``triton`` on CUDA, ``chunked`` on CPU, ``compile`` elsewhere.
 
-    Raises ValueError for shapes that do not fit and for targets outside the vocabulary.
+    Raises ValueError for shapes that do not fit, targets outside the vocabulary, and a backend that cannot take them.
     """
     _check(e, c, targets, shift, reduction, filter_eps, accumulate, backend)
     shards = None if process_group is None else Shards.of(process_group, c)
@@ -106,6 +107,7 @@ def linear_cross_entropy(
     entries = None if shards is None else shards.entries
     check_inputs(PLACE, e, c, targets, bias, softcap, ignore_index, entries=entries)
     chosen = _backend(e, c, bias, process_group) if backend == "auto" else backend
+    _check_backend(chosen, e, c, bias, process_group)
     if chosen == "triton":
         from palimpsest.kernels.cut_cross_entropy.autograd import Options, cross_entropy_and_log_sum
 
@@ -155,6 +157,23 @@ def _backend(e: Tensor, c: Tensor, bias: Tensor | None, group: dist.ProcessGroup
     if by_triton(e, c, bias):
         return "triton"
     return "chunked" if e.device.type in ("cpu", "cuda") or group is not None else "compile"
+
+
+def _check_backend(
+    backend: Backend, e: Tensor, c: Tensor, bias: Tensor | None, group: dist.ProcessGroup | None
+) -> None:
+    """Refuses what a backend asked for by name would compute wrongly, or fail at with a compiler's words."""
+    if backend == "compile" and group is not None:
+        raise ValueError(f"{PLACE}: the backend compile knows no process_group; leave backend out.")
+    if backend == "triton" and not (by_triton(e, c, bias) or _interpreted()):
+        raise ValueError(
+            f"{PLACE}: the backend triton takes float32, float16 and bfloat16 on a CUDA device of compute capability 8"
+            " or more, or anywhere in Triton's interpreter (TRITON_INTERPRET=1); leave backend out."
+        )
+
+
+def _interpreted() -> bool:
+    return _has_triton() and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _full(
