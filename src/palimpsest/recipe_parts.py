@@ -120,10 +120,10 @@ def compile_part(spec: Spec | None, family: str, place: str, *, allow_imports: b
 
 
 def compile_combine(spec: Spec | None, place: str) -> Any:
-    """``sum`` or ``one_sided_projection``."""
-    from palimpsest.combine import OneSidedProjection, Sum
+    """``sum`` or one of the projections."""
+    from palimpsest.combine import ConeProjection, OneSidedProjection, Sum
 
-    known = {"sum": Sum, "one_sided_projection": OneSidedProjection}
+    known = {"sum": Sum, "one_sided_projection": OneSidedProjection, "cone_projection": ConeProjection}
     spec = {spec: {}} if isinstance(spec, str) else {"sum": {}} if spec is None else spec
     if len(spec) != 1:
         raise RecipeError(f"{place}.combine: name one combination, not {len(spec)}; there are: {', '.join(known)}.")
