@@ -251,3 +251,5 @@ def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:
     if WEIGHTS in recipe.roles:
         raise RecipeError(f"roles.{WEIGHTS}: this name is kept for penalties on the parameters; choose another.")
     return found
+    if kind == "start" and stage.trains != "model":
+        raise RecipeError(f"{place}.reference: a companion has no start but its own; write auto or copy.")

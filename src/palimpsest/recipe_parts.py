@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 PLAIN_OPTIMIZERS = ("adamw", "sgd")
-REFERENCES = ("auto", "copy", "cached", "adapter_off", "slow_average")
+REFERENCES = ("auto", "copy", "cached", "adapter_off", "start", "slow_average")
 
 
 def compile_objective(stage: Stage, place: str, *, allow_imports: bool = False) -> Total | None:

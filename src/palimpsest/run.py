@@ -176,7 +176,9 @@ class _Work:
         for plan in self.plans:
             start = starts[plan.start]
             _set_weights(loaded.model, start.weights)
-            trained = Trained(loaded.model, dict(start.companions), list(start.interventions), start.states)
+            trained = Trained(
+                loaded.model, dict(start.companions), list(start.interventions), start.states, start.weights
+            )
             home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
