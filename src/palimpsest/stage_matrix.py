@@ -67,10 +67,13 @@ def stage_matrices(
     tasks: Mapping[str, str],
     watched: WatchedStages | None = None,
     *,
+    chance: Mapping[str, float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Matrix]:
     """One matrix for each run and audit, means over seeds, with intervals over items and seeds beside its figures.
+
+    ``chance`` is what a model without any skill scores, by audit.
 
     Runs that lack the stage of one of the tasks, such as one that trains on all of them together, have none.
     """
@@ -80,7 +83,8 @@ def stage_matrices(
         if not all(stage in stages for stage in tasks):
             continue
         for audit in _audits(next(iter(by_seed.values())), tasks):
-            matrix = _matrix(run, audit, by_seed, stages, tasks, resamples, seed)
+            level = (chance or {}).get(audit)
+            matrix = _matrix(run, audit, by_seed, stages, tasks, level, resamples, seed)
             between = _between(matrix, list((watched or {}).get(run, {}).values()), tasks)
             found.append(dataclasses.replace(matrix, figures=(*matrix.figures, *between)))
     return found
@@ -143,6 +147,7 @@ def _matrix(
     by_seed: Mapping[int, Rows],
     stages: Sequence[str],
     tasks: Mapping[str, str],
+    chance: float | None,
     resamples: int,
     seed: int,
 ) -> Matrix:
@@ -152,9 +157,10 @@ def _matrix(
     taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
     cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
     values = np.mean([matrix_of(own, taught).values for own in cells], axis=0)  # [S + 1, roles]
+    levels = None if chance is None else [chance] * len(roles)
     figures = [
         StageFigure(name) if interval is None else StageFigure(name, interval.value, interval.low, interval.high)
-        for name, interval in intervals(cells, taught, resamples=resamples, seed=seed).items()
+        for name, interval in intervals(cells, taught, chance=levels, resamples=resamples, seed=seed).items()
     ]
     better = first[roles[0]].better
     return Matrix(audit, tuple(stages), tuple(roles), tuple(map(tuple, values.tolist())), better, run, tuple(figures))

@@ -19,7 +19,7 @@ Code: written from the paper.
 Tags: retain, optimize, schedule, continual-learning, pre-training.
 Needs: nothing.
 Differs: phases are given as lengths, as shares of the stage, so that they can be in no wrong order; the plateau takes
-    what the others leave. A stage that goes on from an annealed model on the plateau is not noticed.
+    what the others leave. A recipe's stage that goes on from an annealed model on the plateau is named in the report.
 See: ``rewarm``, ``wsd``, ``wsd_s``.
 """
 
