@@ -79,6 +79,7 @@ class _Sequence:
     taught: Sequence[int | None]
     better: str
     cells: Sequence[Cells]
+    chance: Sequence[float] | None
     between: Mapping[str, Sequence[float | None]]
 
 
@@ -87,10 +88,13 @@ def stage_matrices(
     tasks: Mapping[str, str],
     watched: WatchedStages | None = None,
     *,
+    chance: Mapping[str, float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Matrix]:
     """One matrix for each run and audit, means over seeds, with intervals over items and seeds beside its figures.
+
+    ``chance`` is what a model without any skill scores, by audit.
 
     Runs that lack the stage of one of the tasks, such as one that trains on all of them together, have none.
     """
@@ -99,10 +103,11 @@ def stage_matrices(
         if not all(stage in _stages(by_seed) for stage in tasks):
             continue
         for audit in _audits(next(iter(by_seed.values())), tasks):
-            own = _sequence(run, audit, by_seed, tasks, (watched or {}).get(run, {}))
+            level = (chance or {}).get(audit)
+            own = _sequence(run, audit, by_seed, tasks, (watched or {}).get(run, {}), level)
             matrix = _matrix(own, resamples, seed)
             if run != AFTER and AFTER in staged:
-                after = _sequence(AFTER, audit, staged[AFTER], tasks, (watched or {}).get(AFTER, {}))
+                after = _sequence(AFTER, audit, staged[AFTER], tasks, (watched or {}).get(AFTER, {}), level)
                 matrix = dataclasses.replace(matrix, differences=_differences(own, after, resamples, seed))
             found.append(matrix)
     return found
@@ -118,6 +123,7 @@ def _sequence(
     by_seed: Mapping[int, Rows],
     tasks: Mapping[str, str],
     watched: Mapping[int, Sequence[Watched | None]],
+    chance: float | None,
 ) -> _Sequence:
     """Reads one audit of one run."""
     stages = _stages(by_seed)
@@ -129,12 +135,13 @@ def _sequence(
     better = first[roles[0]].better
     places = {f"{role}/{audit}": stages.index(stage) for stage, role in tasks.items()}
     between = _between(places, better, list(watched.values()))
-    return _Sequence(run, audit, stages, roles, taught, better, cells, between)
+    levels = None if chance is None else [chance] * len(roles)
+    return _Sequence(run, audit, stages, roles, taught, better, cells, levels, between)
 
 
 def _matrix(own: _Sequence, resamples: int, seed: int) -> Matrix:
     values = np.mean([matrix_of(cells, own.taught).values for cells in own.cells], axis=0)  # [S + 1, roles]
-    found = intervals(own.cells, own.taught, resamples=resamples, seed=seed)
+    found = intervals(own.cells, own.taught, chance=own.chance, resamples=resamples, seed=seed)
     figures = (*_figures(found), *_spread(own.between))
     rows = tuple(map(tuple, values.tolist()))
     return Matrix(own.audit, tuple(own.stages), tuple(own.roles), rows, own.better, own.run, figures)
@@ -150,7 +157,7 @@ def _differences(own: _Sequence, other: _Sequence, resamples: int, seed: int) ->
         name: partial(_minus, figure=figure, rows=len(own.stages), taught=tuple(other.taught))
         for name, figure in FIGURES.items()
     }
-    found = intervals(both, own.taught, wanted, resamples=resamples, seed=seed)
+    found = intervals(both, own.taught, wanted, chance=own.chance, resamples=resamples, seed=seed)
     pairs = {n: zip(own.between[n], other.between[n], strict=True) for n in own.between if n in other.between}
     between = {n: [None if a is None or b is None else a - b for a, b in seeds] for n, seeds in pairs.items()}
     return (*_figures(found), *_spread(between))

@@ -202,3 +202,25 @@ def test_one_warm_up_is_enough() -> None:
     given["stages"][0]["train"]["warmup"] = 0.1
     with pytest.raises(RecipeError, match=r"stages\.0\.train: The schedule Rewarm warms up over"):
         parse_recipe(given)
+
+
+@pytest.mark.parametrize(
+    ("annealing", "warmup", "warned"), [(0.2, 0.0, True), (0.0, 0.0, False), (0.2, 0.1, False)], ids=str
+)
+def test_a_plateau_after_an_annealed_stage_is_told_and_stands_in_the_report(
+    annealing: float, warmup: float, warned: bool, tmp_path: Path
+) -> None:
+    given = raw()
+    schedules = ({"annealing": annealing}, {"warmup": warmup, "cooldown": 0.0, "annealing": 0.2})
+    for stage, fields in zip(given["stages"], schedules):
+        stage["train"] = {"steps": 3, "batch": 8, "lr": 1e-3, "schedule": {"infinite": fields}}
+    told: list[str] = []
+
+    class Listening(Quiet):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    report = run(parse_recipe(given), tmp_path, events=Listening())
+    assert list(report.warnings) == told and len(told) == warned
+    if warned:
+        assert told[0].startswith("stages.1.train.schedule: this stage begins at its plateau or above, though first")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -99,9 +101,53 @@ def test_a_variant_has_paired_differences_to_the_run_after(report):
     assert np.isnan(differences["share_recovered (every 4 steps)"].low)
 
 
-def test_the_page_shows_a_row_a_run_and_a_dash_where_undefined(report):
+SHOWN = {
+    "overall performance": "ACC, MFN",
+    "average performance": "MAA",
+    "backward transfer": "BWT",
+    "forward transfer": "FWT",
+    "forward transfer from start": "FWT",
+    "forgetting max": "F",
+    "forgetting peak": "",
+    "forgetting initial": "",
+    "forgotten per gained": "FUAR",
+    "held out change": "X-Delta",
+    "worst of earlier (every 4 steps)": "min-ACC",
+    "worst case performance (every 4 steps)": "WC-ACC",
+    "windowed forgetting 10 (every 4 steps)": "WF",
+    "windowed forgetting 100 (every 4 steps)": "WF",
+    "windowed plasticity 10 (every 4 steps)": "WP",
+    "windowed plasticity 100 (every 4 steps)": "WP",
+}
+
+
+def cells_of(page):
+    """Name of a figure, with its letters -> the cells of its row, one for each run."""
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page.partition('id="stages"')[2])
+    plain = [(re.sub(r"<[^>]+>", "", name), re.findall(r"<td[^>]*>(.*?)</td>", cells)) for name, cells in rows]
+    return {name: [re.sub(r"<[^>]+>", "", c).replace("\u00a0", " ").strip() for c in cells] for name, cells in plain}
+
+
+def test_the_page_shows_every_figure_by_its_letters_a_column_a_run_and_a_dash_where_undefined(report):
     page = render(report)
-    assert "backward transfer" in page and "replay, stage by stage" in page and "accuracy after each stage of" in page
+    found = cells_of(page)
+    for name, letters in SHOWN.items():
+        cells = found[f"{name} {letters}".strip()]
+        assert len(cells) == 2
+        if name == "forward transfer":
+            assert cells == ["–", "–"], "no level of chance was given"
+        else:
+            assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in cells), (name, cells)
+    assert "replay, stage by stage" in page and "accuracy after each stage of" in page
+    assert "--share:" in page
+
+
+def test_forward_transfer_against_chance(tmp_path):
+    """The second task before its own stage, less what guessing scores; the first has nothing before it."""
+    given = run(parse_recipe(raw(chance={"accuracy": 0.1}, seeds=[0], variants={})), tmp_path)
+    (matrix,) = given.matrices
+    figure = next(f for f in matrix.figures if f.name == "forward_transfer")
+    assert figure.value == pytest.approx(matrix.values[1][1] - 0.1) and figure.low <= figure.value <= figure.high
 
 
 def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
@@ -186,4 +232,19 @@ def test_stages_before_the_first_task_lead_to_before():
 def test_bad_tasks(tasks, says):
     with pytest.raises(RecipeError) as caught:
         parse_recipe(raw(tasks=tasks))
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"chance": {"acuracy": 0.1}}, "chance.acuracy: no task is measured by this; did you mean accuracy?"),
+        ({"chance": {"accuracy": float("nan")}}, "chance.accuracy: give what a model without any skill scores"),
+        ({"chance": {"accuracy": 0.1}, "tasks": {}}, "chance.accuracy: it is for forward transfer between tasks"),
+        ({"chance": {"accuracy": "low"}}, "chance.accuracy: "),
+    ],
+)
+def test_bad_levels_of_chance(changes, says):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw(**changes))
     assert str(caught.value).startswith(says)
