@@ -112,13 +112,12 @@ class Step:
             raise ValueError("A mask freezes single weights, which FSDP splits; train on one process or with DDP.")
 
     def _check_layers(self) -> None:
-        """Refuses what would not reach a layer that moves itself, and so would be believed to and not done."""
+        """Refuses what would be asked for and not done: it does not reach a layer that moves itself."""
         moves = next((type(m).__name__ for m in self.bare.modules() if isinstance(m, StepsItself)), None)
         beside = {
             "a mask": self.mask is not None,
             type(self.combine).__name__: len(self.groups) > 1,
             "a slow average": any(isinstance(c, SlowAverage) for c in (self.reference, self.teacher)),
-            "several processes": self.processes > 1,
         }
         for what in (w for w, there in beside.items() if there and moves is not None):
             raise ValueError(f"{moves} moves its own weights, which {what} would not reach; leave one of the two away.")

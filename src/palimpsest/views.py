@@ -337,7 +337,10 @@ class LabelView(View):
     def features(self) -> Tensor:
         """[B, D] what enters the last layer."""
         if self._features is None:
-            raise RuntimeError("No features were recorded; name the module with Classifier(features=...).")
+            raise ValueError(
+                "No features were recorded; name the module that gives them: model.features in a recipe,"
+                " Classifier(features=...) in Python."
+            )
         return self._features
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import triton_interpreter
 from test_cut_cross_entropy import _bench, together
 from torch import Tensor
@@ -90,6 +91,24 @@ def test_values_and_gradients(dtype: torch.dtype, width: int, entries: int, opti
     ignored, with_bias = float(options.pop("ignored", 0.0)), options.pop("bias", False)  # type: ignore[arg-type]
     e, c, targets, bias = problem(width=width, entries=entries, dtype=dtype, ignored=ignored)
     compare(e, c, targets, bias if with_bias else None, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_no_farther_from_the_truth_than_eager_in_the_same_precision(dtype: torch.dtype) -> None:
+    """Eager rounds the logits, this only their gradient: it needs no slack as the released tests have."""
+    e, c, targets, bias = problem((64,), 48, 300, dtype, sharp=6.0)
+    found = []
+    for way in ("triton", "eager", "truth"):
+        leaves = [(t.double() if way == "truth" else t.clone()).requires_grad_() for t in (e, c, bias)]
+        if way == "triton":
+            loss = linear_cross_entropy(leaves[0], leaves[1], targets, leaves[2], backend="triton")
+        else:
+            logits = leaves[0] @ leaves[1].T + leaves[2]
+            loss = F.cross_entropy(logits if way == "truth" else logits.float(), targets)
+        found.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    for name, mine, eager, truth in zip(("loss", "e", "c", "bias"), *found, strict=True):
+        errors = [float((value.double() - truth).norm()) for value in (mine, eager)]
+        assert errors[0] <= errors[1], (name, errors)
 
 
 @pytest.mark.parametrize("width", [1000, 2304])

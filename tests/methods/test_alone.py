@@ -19,6 +19,7 @@ from palimpsest.objective import Objective
 from palimpsest.objectives.confidence_limited import DirectCoverageOptimization
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.dice import Dice
+from palimpsest.objectives.general_pair_weighting import GeneralPairWeighting
 from palimpsest.objectives.lse_square import LSESquare
 from palimpsest.objectives.multi_similarity import MultiSimilarity
 from palimpsest.objectives.reweighted import Reweighted
@@ -77,6 +78,17 @@ def learned(model: Network, objective: Objective, steps: int = 40) -> tuple[floa
 def test_a_loss(objective: Objective) -> None:
     first, last = learned(Network(), objective)
     assert last < 0.8 * first, (first, last)
+
+
+@pytest.mark.parametrize(
+    "weighting", ["contrastive", "triplet", "lifted_structure", "binomial_deviance", "multi_similarity"]
+)
+def test_weights_of_pairs(weighting: str) -> None:
+    """Their value is no loss, so another one tells whether they pull the right way."""
+    model = Network()
+    before = MultiSimilarity()(model.view()).mean()
+    learned(model, GeneralPairWeighting(weighting))  # type: ignore[arg-type]
+    assert float(MultiSimilarity()(model.view()).mean().detach()) < 0.8 * float(before.detach())
 
 
 @pytest.mark.parametrize("layer", [LOST(targets=("body",), sparsity=0.2), MultiSampleDropout(head="head")], ids=repr)

@@ -154,3 +154,9 @@ def test_one_label_a_row():
     features, labels = random()
     with pytest.raises(ValueError, match="12 rows of features for 11 labels"):
         pairs_of(features, labels[:-1])
+
+
+def test_a_model_without_features_is_told_how_to_name_them():
+    view = LabelView({"labels": LABELS}, circle(FIVE))
+    with pytest.raises(ValueError, match=r"model\.features in a recipe, Classifier\(features=\.\.\.\) in Python\."):
+        MultiSimilarity()(view)

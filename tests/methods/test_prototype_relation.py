@@ -324,7 +324,7 @@ def test_refusals():
             PrototypeRelation(head=head).prepare(model, stage((0, 1)), "one")
     with pytest.raises(ValueError, match="There are no prototypes"):
         loss(PrototypeRelation(), model, None, (0, 1))
-    with pytest.raises(RuntimeError, match="No features were recorded"):
+    with pytest.raises(ValueError, match="No features were recorded"):
         roles = Roles(Classifier(6), {"one": rows((0, 1)), "two": rows((0, 1))})
         PrototypeRelation().prepare(model, roles, "one")
     assert isinstance(state, Prototypes)

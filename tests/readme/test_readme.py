@@ -77,6 +77,18 @@ def test_snippets_run_and_do_what_the_text_says(shown: dict[str, Any]) -> None:
     assert set(shown["reference"].columns) == {"forget", "retain"} and shown["reference"].head is not None
 
 
+def test_the_part_that_stands_alone_follows_its_schedule(shown: dict[str, Any]) -> None:
+    optimizer, scheduler = shown["optimizer"], shown["scheduler"]
+    assert type(optimizer).__name__ == "Fira" and optimizer.param_groups[0]["lr"] == 0.0  # its warm-up begins
+    x, rates = torch.randn(8, 64), []
+    for _ in range(100):
+        shown["net"]["head"](shown["net"]["mlp"](x)).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == 0.01 and rates[-2] < 0.002
+
+
 def test_the_batch_split_of_the_snippet_changes_nothing(shown: dict[str, Any]) -> None:
     """The snippet's two micro-batches a step, held against one."""
     model = copy.deepcopy(shown["model"])

@@ -18,6 +18,11 @@ DIGITS: dict[str, Any] = {
     "train": {"steps": 3, "batch": 20, "lr": 1e-3},
     "audits": {"task": ["accuracy"]},
 }
+LLAMA: dict[str, Any] = {
+    "model": {"pretrained": "tiny-llama", "max_length": 96},
+    "roles": {"task": {"zoo": "authors", "people": 4, "facts": 1, "forget": 1, "part": "retain"}},
+    "train": {"steps": 2, "batch": 2},
+}
 FEW: dict[str, Any] = {"task": {"class_batches": {"classes": 5, "rows_of_each": 4}}}
 
 
@@ -51,6 +56,36 @@ def terms(*methods: dict[str, Any] | str) -> list[dict[str, Any]]:
         {
             "objective": terms("spherical_z"),
             "layers": [{"multi_sample_dropout": {"samples": 2}}, "spherical_output"],
+        },
+        {
+            "objective": terms("cross_entropy", {"general_pair_weighting": {"weighting": "triplet"}}),
+            "train": {
+                **DIGITS["train"],
+                "optimizer": {"galore": {"rank": 4, "modules": ["0", "2"]}},
+                "schedule": {"wsd": {"shape": "one_minus_sqrt"}},
+            },
+            "select": FEW,
+        },
+        {
+            "objective": terms({"tversky": {"granularity": "batch"}}),
+            "train": {**DIGITS["train"], "optimizer": {"badam": {"modules": ["0", "2"]}}, "schedule": "linear"},
+        },
+        {
+            "objective": terms("dice"),
+            "procedure": {"several_budgets": {"rewind": True}},
+            "train": {
+                **DIGITS["train"],
+                "steps": 8,
+                "optimizer": {"frugal": {"splitter": "columns", "modules": ["0", "2"]}},
+                "schedule": {"wsd_s": {"budgets": [4, 8], "decay": 0.25}},
+            },
+        },
+        {
+            **LLAMA,
+            "objective": terms({"confidence_limited": {"samples": 2}}, "spherical_z", {"dice": {}, "weight": 0.1}),
+            "layers": {"lost": {"rank": 4}},
+            "train": {**LLAMA["train"], "schedule": "inverse_square_root", "precision": "bfloat16"},
+            "audits": {"task": [{"pass_at_n": {"n": 2, "max_new_tokens": 2}}]},
         },
         {
             "train": {
@@ -202,13 +237,7 @@ def test_what_does_not_is_refused_before_anything_is_loaded(changes: dict[str, A
             r"task: Only 5 classes have 2 rows",
         ),
         (
-            {
-                "model": {"pretrained": "tiny-llama", "max_length": 96},
-                "roles": {"task": {"zoo": "authors", "people": 4, "facts": 1, "forget": 1, "part": "retain"}},
-                "objective": terms("multi_similarity"),
-                "audits": {"task": ["probability"]},
-                "train": {"steps": 2, "batch": 2},
-            },
+            {**LLAMA, "objective": terms("multi_similarity"), "audits": {"task": ["probability"]}},
             r"a method here asks for features, which a language model does not give; take another\.",
         ),
     ],

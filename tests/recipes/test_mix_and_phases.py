@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,23 @@ def test_a_new_stage_re_warms_and_a_killed_one_goes_on(rates: list[tuple[int, fl
     assert rates[0][2] > 0, "with the optimizer that it had"
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("annealing", [0.0, 0.2])
+def test_a_stage_goes_on_upon_a_plateau_only_where_the_one_before_ended_there(annealing: float) -> None:
+    given = raw()
+    first, second = given["stages"]
+    first["train"]["schedule"] = {"infinite": {"annealing": annealing}}
+    second["train"]["schedule"] = {"infinite": {"warmup": 0.0, "cooldown": 0.0}}
+    given["variants"] = {"other": [copy.deepcopy(second)]}
+    if not annealing:
+        assert len(parse_recipe(given).stages) == 2
+        return
+    with pytest.raises(RecipeError, match=r"stages\.1\.train\.schedule: it goes on at the plateau, .* give this one a"):
+        parse_recipe(given)
+    second["train"]["schedule"] = "infinite"
+    with pytest.raises(RecipeError, match=r"variants\.other\.0\.train\.schedule: it goes on at the plateau"):
+        parse_recipe(given)
 
 
 def test_one_warm_up_is_enough() -> None:
