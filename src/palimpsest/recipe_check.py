@@ -23,7 +23,7 @@ from palimpsest.recipe_parts import (
     compile_training,
 )
 from palimpsest.role_data import audit_names, check_audited_roles, check_audits, check_roles, paired_with
-from palimpsest.schedule import Anneals
+from palimpsest.schedule import HasPlateau
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
@@ -75,15 +75,20 @@ def cautions(recipe: Recipe, *, allow_imports: bool = False) -> list[str]:
 
 
 def _annealed_before(chain: Mapping[str, Stage], allow_imports: bool) -> list[str]:
-    """A sentence for each stage that enters its plateau from a rate which the stage before has already annealed."""
+    """A sentence for each stage that begins upon its plateau, at a rate from which the stage before has fallen."""
     found: list[str] = []
     trained = [(place, stage) for place, stage in chain.items() if stage.objective and stage.trains == "model"]
     for (_, before), (place, own) in itertools.pairwise(trained):
-        first, then = (compile_training(s, place, allow_imports=allow_imports).schedule for s in (before, own))
-        if isinstance(first, Anneals) and isinstance(then, Anneals) and first.annealing and then(0.0) >= then.plateau:
+        first, then = (compile_training(s, place, allow_imports=allow_imports) for s in (before, own))
+        if not isinstance(then.schedule, HasPlateau) or then.schedule(0.0) < then.schedule.plateau:
+            continue
+        reached = first.lr * (1.0 if first.schedule is None else first.schedule(1.0))
+        plateau = then.lr * then.schedule.plateau
+        if reached < plateau * (1 - 1e-9):
             found.append(
-                f"{place}.train.schedule: this stage begins at its plateau or above, though {before.name} has annealed"
-                " the rate; go on from a stage with annealing: 0, or give this one a warmup."
+                f"{place}.train.schedule: this stage goes on at its plateau, a rate of {plateau:.3g}, though"
+                f" {before.name} has fallen to {reached:.3g}; go on from a stage that ends on the plateau"
+                " (annealing: 0), or give this one a warmup."
             )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Anneals", "WarmsUp"]
+__all__ = ["HasPlateau", "WarmsUp"]
 
 
 @runtime_checkable
@@ -18,15 +18,14 @@ class WarmsUp(Protocol):
 
 
 @runtime_checkable
-class Anneals(Protocol):
-    """A schedule with a plateau that may last as long as data come, and an annealing, as a share of the stage."""
-
-    @property
-    def annealing(self) -> float:
-        """0 where the stage ends on the plateau, from which a later one goes on."""
-        ...
+class HasPlateau(Protocol):
+    """A schedule with a plateau that may last as long as data come, and from which a later stage goes on."""
 
     @property
     def plateau(self) -> float:
         """The multiplier of the rate."""
+        ...
+
+    def __call__(self, progress: float, /) -> float:
+        """The multiplier at ``progress`` in [0, 1] of the stage."""
         ...
