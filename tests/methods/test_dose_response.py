@@ -84,6 +84,17 @@ def test_the_papers_example() -> None:
     assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach), abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cards_formula_on_random_groups_of_unequal_size(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    control, treated = rng.normal(1.0, 2.0, 4 + seed), rng.normal(0.0, 1.0, 7)
+    n, m = len(control), len(treated)
+    pooled = ((n - 1) * control.var(ddof=1) + (m - 1) * treated.var(ddof=1)) / (n + m - 2)
+    d = (control.mean() - treated.mean()) / math.sqrt(pooled)
+    found = hedges_g_of_groups(control.tolist(), treated.tolist()).value
+    assert found == pytest.approx(d * (1 - 3 / (4 * (n + m) - 9)), rel=1e-12)
+
+
 @given(values, values, st.floats(0.1, 10), st.floats(-100, 100))
 def test_sign_scale_and_shift(control: list[float], treated: list[float], scale: float, shift: float) -> None:
     found = hedges_g_of_groups(control, treated)

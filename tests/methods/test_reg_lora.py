@@ -155,6 +155,18 @@ def test_the_first_stage_is_bit_for_bit_that_without_a_penalty(language):
     assert {v for _, v in result.curves["weights/reg_lora"]} == {0.0}
 
 
+def test_with_no_share_of_positions_a_later_stage_is_bit_for_bit_that_without_a_penalty(language):
+    """3. M = 0, after a stage that left an adapter."""
+    base, roles = language
+    previous = {"reg_lora": left_by(adapted(copy.deepcopy(base)), roles, RegLoRA(0.0))}
+    ends = []
+    for objective in (on("task", CrossEntropy()), on("task", CrossEntropy()) + 2500 * on("weights", RegLoRA(0.0))):
+        model = adapted(copy.deepcopy(base))
+        fit(model, roles, objective, Training(steps=3, batch=4, lr=1e-2), previous=previous)
+        ends.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*ends))
+
+
 def test_positions_come_from_the_adapter_as_it_was_trained_and_grow(language):
     base, roles = language
     base, training = copy.deepcopy(base), Training(steps=3, batch=4, lr=1e-2)
