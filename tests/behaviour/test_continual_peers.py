@@ -174,6 +174,6 @@ def test_er_ace_teaches_new_classes_without_pushing_the_old_ones_down(classes):
     half = 0.5 * on("replay", CrossEntropy())
     toy = copy.copy(classes)
     toy.old = [*classes.train[0], *classes.train[1]]
-    replay = toy.after(0.5 * NEW + half, Reservoir(50))
-    kept = toy.after(0.5 * on("task2", AsymmetricCrossEntropy()) + half, Reservoir(50))
-    assert kept[0] > replay[0] + 0.05 and kept[1] > 0.5
+    replay = toy.after(0.5 * NEW + half, Reservoir(30))
+    kept = toy.after(0.5 * on("task2", AsymmetricCrossEntropy()) + half, Reservoir(30))
+    assert kept[0] > replay[0] + 0.08 and kept[1] > 0.5

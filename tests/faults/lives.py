@@ -23,7 +23,7 @@ import torch
 import transformers.models.llama  # noqa: F401
 
 import palimpsest.run
-from palimpsest import cli
+from palimpsest import cli, verbs
 
 RECIPE, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 FOUND: dict[str, Any] = {}
@@ -51,22 +51,50 @@ def end(pid: int, said: Path) -> dict[str, Any]:
     return {"status": os.waitstatus_to_exitcode(status), "said": said.read_text()}
 
 
-def until(said: Path, words: str, pid: int) -> None:
-    """Waits until a life has said ``words`` (or has ended)."""
-    while words not in (said.read_text() if said.exists() else ""):
-        time.sleep(0.002)
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            return
+def telling(tell: int, most: int) -> Callable[[], None]:
+    """A life that writes a byte to ``tell`` for every file that it makes last, and comes to a halt after ``most``."""
+
+    def before() -> None:
+        fsync, done = os.fsync, []
+
+        def told(descriptor: int) -> None:
+            if len(done) == most:
+                signal.pause()
+            done.append(1)
+            os.write(tell, b".")
+            fsync(descriptor)
+
+        os.fsync = told
+
+    return before
+
+
+def whole() -> dict[str, Any]:
+    """The run that nobody ends, and how many files it made last."""
+    hear, tell = os.pipe()
+    pid, said = life("whole", telling(tell, most=10_000))
+    os.close(tell)
+    with open(hear, "rb") as heard:
+        files = len(heard.read())
+    return {**end(pid, said), "files": files}
 
 
 def killed(chance: random.Random, kills: int) -> list[int]:
-    """Kills the run again and again, later and later; returns the signals that ended its lives."""
+    """Kills the run again and again, a moment after another few files; returns the signals that ended its lives.
+
+    No life gets far enough to end by itself, however fast or slow the machine is.
+    """
     ends = []
-    length = FOUND["whole"]["seconds"]
-    for kill in range(kills):
-        pid, _ = life("killed")
-        time.sleep(length * chance.uniform(0.1, 0.35 + 0.1 * kill))
-        os.kill(pid, signal.SIGKILL)
+    most = FOUND["whole"]["files"] // (kills + 1)
+    for _ in range(kills):
+        hear, tell = os.pipe()
+        pid, _ = life("killed", telling(tell, most))
+        os.close(tell)
+        with open(hear, "rb", buffering=0) as heard:
+            for _ in range(chance.randint(most // 2, most)):
+                heard.read(1)
+            time.sleep(chance.uniform(0.0, 0.05))
+            os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         ends.append(os.waitstatus_to_exitcode(status))
     return ends
@@ -74,10 +102,18 @@ def killed(chance: random.Random, kills: int) -> list[int]:
 
 def interrupted(words: str, out: str) -> dict[str, Any]:
     """Ctrl-C as soon as the run has said ``words``."""
-    pid, said = life(out)
-    until(said, words, pid)
-    os.kill(pid, signal.SIGINT)
-    return end(pid, said)
+
+    def before() -> None:
+        show = verbs._show
+
+        def shown(text: str) -> None:
+            show(text)
+            if words in text:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        verbs._show = shown
+
+    return end(*life(out, before))
 
 
 def full_disk() -> None:
@@ -97,9 +133,7 @@ def full_disk_for_reports() -> None:
 
 
 def main() -> None:
-    start = time.perf_counter()
-    FOUND["whole"] = end(*life("whole"))
-    FOUND["whole"]["seconds"] = time.perf_counter() - start
+    FOUND["whole"] = whole()
     FOUND["kills"] = killed(random.Random(3), 6)
     FOUND["killed"] = end(*life("killed"))
     FOUND["in training"] = interrupted("step 1/", "interrupted")

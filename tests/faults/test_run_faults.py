@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def sentence(said: str) -> str:
 def test_a_run_killed_six_times_ends_with_the_same_report(lives: tuple[Path, dict[str, Any]]) -> None:
     folder, found = lives
     assert found["whole"]["status"] == found["killed"]["status"] == 0
-    assert found["kills"].count(-9) >= 4, found["kills"]  # the others had ended well before
+    assert found["kills"] == [-signal.SIGKILL] * 6
     assert figures(folder / "killed") == figures(folder / "whole")
     left = [p for p in folder.glob("killed/**/*") if p.name.startswith((".", "step-"))]
     assert not left  # neither half-written files nor checkpoints of finished stages
@@ -108,13 +108,14 @@ def test_a_full_disk(lives: tuple[Path, dict[str, Any]]) -> None:
     assert "step" not in found["reported"]["said"]  # nothing was trained again
 
 
-def test_a_finished_run_is_not_run_again(digits: Any) -> None:
+def test_a_finished_run_is_not_run_again(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digits.run()[0] == 0
     out = digits.folder / "out"
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.rglob("*") if p.is_file()}
-    start = time.perf_counter()
-    status, err = digits.run()
-    assert status == 0 and time.perf_counter() - start < 2
+    with monkeypatch.context() as patch:
+        patch.setattr("palimpsest.run._Work", None)  # which loads models, trains and measures
+        status, err = digits.run()
+    assert status == 0
     assert "holds the finished run of this recipe; its report is read back." in err and "step" not in err
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.rglob("*") if p.is_file()} == before
     (out / "report.html").unlink()  # as if the run had been killed just before its last file

@@ -30,7 +30,7 @@ from palimpsest.reference import SlowAverage
 from palimpsest.zoo.authors import articles
 from palimpsest.zoo.models import tiny_llama
 
-STEPS = 36
+STEPS = 24  # above the two that a life adds at most before it is killed
 KILLS = 10
 
 
@@ -82,15 +82,25 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def killed(made: Material, loop: str, optimizer: Literal["sgd", "adamw"], folder: Path, chance: random.Random) -> None:
-    """Trains in ``folder/run``, killed ten times: after a random number of steps and then a random wait."""
+    """Trains in ``folder/run``, killed ten times: after a random number of steps and then a random wait.
 
-    def life(tell: int) -> None:
-        model, result = made.train(loop, optimizer, folder / "run", on_step=lambda _: os.write(tell, b".") and None)
+    After its third step a life that will be killed waits for that, so that none ends by itself on a fast machine.
+    """
+
+    def life(tell: int, to_the_end: bool) -> None:
+        told = []
+
+        def tell_step(progress: Progress) -> None:
+            told.append(os.write(tell, b"."))
+            if len(told) == 3 and not to_the_end:
+                signal.pause()
+
+        model, result = made.train(loop, optimizer, folder / "run", on_step=tell_step)
         write_end(model, result, folder / "killed.safetensors")
 
     for kill in range(KILLS + 1):
         hear, tell = os.pipe()
-        pid = fork(lambda tell=tell: life(tell))  # type: ignore[misc]
+        pid = fork(lambda tell=tell, kill=kill: life(tell, kill == KILLS))  # type: ignore[misc]
         os.close(tell)
         if kill == KILLS:
             os.waitpid(pid, 0)

@@ -189,14 +189,21 @@ def test_the_trainer_refuses(roles: Roles) -> None:
         fit_with_trainer(network(), roles, on("task", CrossEntropy()), training, watch=Watch(1, accuracy(roles)))
 
 
-def test_time_spent_on_watching_is_counted_apart(roles: Roles) -> None:
+def test_time_spent_on_watching_is_counted_apart(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only moves when somebody works: two seconds a measurement, one a step."""
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
     def slow(model: nn.Module) -> Mapping[str, float]:
-        for _ in range(5):
-            accuracy(roles)(model)
+        now[0] += 2
         return {"accuracy": 0.0}
 
-    result = run(roles, Watch(1, slow))[1]
-    assert result.watched is not None and result.seconds < result.watched.seconds
+    def step(progress: Progress) -> None:
+        now[0] += 1
+
+    result = run(roles, Watch(1, slow), on_step=step)[1]
+    assert result.watched is not None
+    assert (result.seconds, result.watched.seconds) == (STEPS, 2 * (STEPS + 1))
 
 
 @pytest.mark.parametrize(

@@ -327,9 +327,9 @@ def test_four_hundred_items_are_fast():
     for name, pair in (("mean", mean), ("auc", auc)):
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             stats.paired_bootstrap(*pair)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         best[name] = min(times)
     assert best["mean"] < 0.1 and best["auc"] < 1.0
 

@@ -4,9 +4,7 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import struct
-import subprocess
 import zlib
 
 import pytest
@@ -15,21 +13,15 @@ from palimpsest.page import render
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("no Chromium found")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+def opened(browser, tmp_path_factory):
+    """``opened(page, *flags)``: the page after its script, and the picture that ``--screenshot=OUT`` takes of it."""
 
-    def run(page, *extra):
-        folder = tmp_path_factory.mktemp("browser")
+    def run(page, *flags):
+        folder = tmp_path_factory.mktemp("page")
         (folder / "page.html").write_text(page, "utf-8")
-        command = [program, *flags, f"--user-data-dir={folder / 'profile'}", *extra]
-        command = [part.replace("OUT", str(folder / "shot.png")) for part in command]
-        done = subprocess.run([*command, (folder / "page.html").as_uri()], capture_output=True, timeout=120)
         shot = folder / "shot.png"
-        return done.stdout.decode("utf-8", "replace"), shot.read_bytes() if shot.exists() else b""
+        dom = browser((folder / "page.html").as_uri(), *(flag.replace("OUT", str(shot)) for flag in flags))
+        return dom, shot.read_bytes() if shot.exists() else b""
 
     return run
 
@@ -41,18 +33,18 @@ def probe(page, script):
     return page.replace("</body>", f"<script>{script}</script></body>")
 
 
-def test_the_script_runs_and_nothing_else_does(browser, nasty, read_page):
+def test_the_script_runs_and_nothing_else_does(opened, nasty, read_page):
     watch = "addEventListener('securitypolicyviolation', () => { document.documentElement.dataset.blocked = 'true'; });"
     trap = nasty.replace("<body>", "<body><script>document.documentElement.dataset.injected = 'true'</script>", 1)
-    dom, _ = browser(probe(trap, watch), "--dump-dom")
+    dom, _ = opened(probe(trap, watch), "--dump-dom")
     root = read_page(dom).all("html")[0]
     assert root["data-ready"] == "true" and "data-injected" not in root
-    clean_dom, _ = browser(probe(nasty, watch), "--dump-dom")
+    clean_dom, _ = opened(probe(nasty, watch), "--dump-dom")
     root = read_page(clean_dom).all("html")[0]
     assert root["data-ready"] == "true" and "data-blocked" not in root
 
 
-def test_a_reader_can_sort_choose_axes_and_change_the_theme(browser, report, read_page):
+def test_a_reader_can_sort_choose_axes_and_change_the_theme(opened, report, read_page):
     script = """
       const out = {};
       const heads = [...document.querySelectorAll('.sortable th[scope=col]')];
@@ -81,7 +73,7 @@ def test_a_reader_can_sort_choose_axes_and_change_the_theme(browser, report, rea
       out.wide = document.documentElement.scrollWidth - innerWidth;
       document.documentElement.dataset.probe = JSON.stringify(out);
     """
-    dom, _ = browser(probe(render(report), script), "--dump-dom", "--window-size=1280,900")
+    dom, _ = opened(probe(render(report), script), "--dump-dom", "--window-size=1280,900")
     out = json.loads(read_page(dom).all("html")[0]["data-probe"])
     values = [float(v) for v in out["values"]]
     assert out["sort"] == "descending" and values == sorted(values, reverse=True)
@@ -94,7 +86,7 @@ def test_a_reader_can_sort_choose_axes_and_change_the_theme(browser, report, rea
     assert out["theme"] == "dark" and out["wide"] <= 0
 
 
-def test_the_script_draws_the_tradeoff_as_the_page_was_served(browser, report, read_page):
+def test_the_script_draws_the_tradeoff_as_the_page_was_served(opened, report, read_page):
     page = render(report)
     served = re.findall(r'<text class="name [a-z]+" x="([-\d.]+)" y="([-\d.]+)"', page[page.index('id="tradeoff"') :])[
         :5
@@ -103,7 +95,7 @@ def test_the_script_draws_the_tradeoff_as_the_page_was_served(browser, report, r
       document.documentElement.dataset.probe = JSON.stringify(
         [...document.querySelectorAll('.tradeoff .name')].map(n => [n.getAttribute('x'), n.getAttribute('y')]));
     """
-    dom, _ = browser(probe(page, script), "--dump-dom")
+    dom, _ = opened(probe(page, script), "--dump-dom")
     drawn = json.loads(read_page(dom).all("html")[0]["data-probe"])
     assert [[float(v) for v in spot] for spot in drawn] == [
         pytest.approx([float(v) for v in s], abs=0.06) for s in served
@@ -139,11 +131,11 @@ def framed(page, width):
 @pytest.mark.parametrize("width", [390, 1200, 1600])
 @pytest.mark.parametrize("reports", [1, 4])
 def test_tables_scroll_in_frames_of_their_own_and_keep_the_names_of_rows_in_sight(
-    browser, report, read_page, make_report, width, reports
+    opened, report, read_page, make_report, width, reports
 ):
     """The page itself never scrolls sideways, however many runs and however long their names."""
     page = render([report, *(make_report(f"another report with a long name {i}") for i in range(1, reports))])
-    dom, _ = browser(framed(page, width), "--dump-dom", "--window-size=1800,1000")
+    dom, _ = opened(framed(page, width), "--dump-dom", "--window-size=1800,1000")
     out = json.loads(read_page(dom).all("html")[0]["data-probe"])
     assert out["wide"] <= width and out["opened"] <= width
     assert len(out["frames"]) >= 4 and all(f["reached"] and f["named"] for f in out["frames"]), out["frames"]
@@ -166,7 +158,7 @@ def pixels(png):
 
 
 @pytest.mark.parametrize(("theme", "paper"), [("light", (0xFB, 0xFA, 0xF6)), ("dark", (0x17, 0x16, 0x14))])
-def test_both_themes_are_painted(browser, report, theme, paper):
+def test_both_themes_are_painted(opened, report, theme, paper):
     page = render(report).replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">')
-    _, shot = browser(page, "--screenshot=OUT", "--window-size=900,1200")
+    _, shot = opened(page, "--screenshot=OUT", "--window-size=900,1200")
     assert pixels(shot) == (900, 1200, paper)

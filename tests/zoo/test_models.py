@@ -180,6 +180,7 @@ def test_a_hub_id_without_hub_says_so(no_hub: Path) -> None:
 
 
 def test_a_hub_that_never_answers_is_given_up(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
     from huggingface_hub import constants, hf_api
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -188,10 +189,18 @@ def test_a_hub_that_never_answers_is_given_up(no_hub: Path, monkeypatch: pytest.
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(hf_api.api, "endpoint", address)
         monkeypatch.setattr(models, "_HUB_SECONDS", 0.2)
-        start = time.monotonic()
+        download, asked = huggingface_hub.snapshot_download, []
+
+        def refused(name: str, **options: object) -> str:
+            asked.append(options)
+            if options == {"local_files_only": True}:
+                return download(name, local_files_only=True)
+            raise OSError("it would try again for minutes")
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
         with pytest.raises(OSError, match="hub was not reached"):
             locate("nobody/nothing")
-        assert time.monotonic() - start < 10
+        assert asked == [{"local_files_only": True}], "one question that nobody answers, and no download"
 
 
 def test_a_hub_id_is_taken_from_the_local_cache(no_hub: Path) -> None:
