@@ -252,6 +252,8 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
         raise RecipeError(
             f"{place}.{key}: a stage with a procedure trains in a loop of its own; remove one of the two."
         )
+    if (stage.train or {}).get("loop", "plain") != "plain":
+        raise RecipeError(f"{place}.train.loop: a procedure has a loop of its own; write train.loop: plain.")
 
 
 def _check_watch(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) -> None:

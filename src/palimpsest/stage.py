@@ -150,7 +150,7 @@ def _keep(folder: Path, tensors: dict[str, Any], states: States, outcome: Outcom
         if states:
             write_tensors(folder / STATES, flat_states(states))
         write_json(folder / "outcome.json", {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
-    for old in folder.glob("step-*"):
+    for old in (*folder.glob("step-*"), *folder.glob("checkpoint-*")):  # of the plain loop, of the Trainer
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -86,6 +86,7 @@ class Step:
         self.processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         self.wrap(self.model)
         self._check_layers()
+        self._refuse_batch_statistics()
         self.masked = None if self.mask is None else Masked(self.mask, self.bare)
         self.parts: dict[str, float] = {}
         self.tokens = 0
@@ -121,6 +122,17 @@ class Step:
         }
         for what in (w for w, there in beside.items() if there and moves is not None):
             raise ValueError(f"{moves} moves its own weights, which {what} would not reach; leave one of the two away.")
+
+    def _refuse_batch_statistics(self) -> None:
+        """A layer that normalizes over the rows of its own process trains another model than one process would."""
+        still = frozenset() if self.mask is None else self.mask.still
+        for name, module in self.bare.named_modules() if self.processes > 1 else ():
+            shares = isinstance(module, nn.SyncBatchNorm)
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not shares and name not in still:
+                raise ValueError(
+                    f"{name} normalizes over the rows of a batch, and with several processes no one holds them all; "
+                    "train on one process."
+                )
 
     @property
     def bare(self) -> nn.Module:

@@ -345,11 +345,12 @@ class LabelView(View):
 
 
 class ParameterView(View):
-    """The weights themselves, for penalties: the reserved role ``weights``."""
+    """The weights themselves, for penalties: the reserved role ``weights``.  Names are those without DDP's prefix."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__({})
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.parameters = {name: p for name, p in bare.named_parameters() if p.requires_grad}
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe import RecipeError, parse_recipe
 from palimpsest.run import run
 
 TRAIN = {"steps": 4, "batch": 16, "lr": 0.05, "optimizer": "sgd"}
@@ -73,3 +73,16 @@ def test_a_second_task(name: str, tmp_path: Path) -> None:
     assert after.steps == (8 if name == "k-fpf" else 4)
     found = {s.audit: s.value for s in report.scores if s.run == "after"}
     assert found["task_accuracy"] >= found["accuracy"]
+
+
+def test_a_procedure_does_not_take_the_trainer() -> None:
+    """It would train in the plain loop without saying so."""
+    own = stage(TASK2, REPLAY, procedure="k_fpf")
+    raw = {
+        "model": {"pretrained": "digits-mlp", "adapter": "classifier"},
+        "roles": {"task2": {"zoo": "digits", "classes": [2, 3]}, "replay": ["task2"]},
+        "stages": [{**own, "train": {**TRAIN, "loop": "trainer"}}],
+        "audits": {"task2": ["accuracy"]},
+    }
+    with pytest.raises(RecipeError, match=r"^stages\.0\.train\.loop: a procedure has .* train\.loop: plain\.$"):
+        parse_recipe(raw)

@@ -38,6 +38,7 @@ from palimpsest.data import row_key
 from palimpsest.loop import Progress, Result, Training, fit, interrupted, steps_of
 from palimpsest.masks.forgetting_prioritized import ForgettingPrioritized
 from palimpsest.objective import Total
+from palimpsest.processes import agreed
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles, seeded
 from palimpsest.select import Selection
@@ -193,7 +194,8 @@ class _Rounds:
         """On disk too, since a run that is killed later begins after this round."""
         self.left[number] = states, tokens
         if self.folder is not None:
-            write_tensors(self.folder / f"round-{number}.safetensors", flat_states(states), {"tokens": tokens})
+            file = self.folder / f"round-{number}.safetensors"
+            agreed(lambda: write_tensors(file, flat_states(states), {"tokens": tokens}))
 
     def record(self, number: int) -> tuple[States, int]:
         """What a round left."""

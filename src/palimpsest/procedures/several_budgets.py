@@ -33,6 +33,7 @@ from torch import nn
 from palimpsest.checkpoint import latest, moving, read_tensors, write_tensors
 from palimpsest.loop import Progress, Result, Training, fit, steps_of
 from palimpsest.objective import Total
+from palimpsest.processes import agreed
 from palimpsest.reference import Reference
 from palimpsest.roles import Roles
 from palimpsest.schedules.wsd import WSD
@@ -146,15 +147,20 @@ Run = Callable[[Training, Path, Callable[[Progress], None]], Result]
 
 def _going_on(model: nn.Module, training: Training, ends: list[int], folder: Path, run: Run) -> Result:
     """WSD-S: one run, of which the weights after each budget are written down."""
-    last = latest(folder)
-    if last is not None and last.step in ends and not budget_file(folder, last.step).exists():
-        write_tensors(budget_file(folder, last.step), read_tensors(last.folder / "model.safetensors")[0])
+    agreed(lambda: _caught_up(folder, ends))
 
     def keep(progress: Progress) -> None:
         if progress.step in ends:
-            write_tensors(budget_file(folder, progress.step), moving(model))
+            agreed(lambda: write_tensors(budget_file(folder, progress.step), moving(model)))
 
     return run(training, folder, keep)
+
+
+def _caught_up(folder: Path, ends: list[int]) -> None:
+    """Writes the weights of a budget at whose last step a run was killed before it could."""
+    last = latest(folder)
+    if last is not None and last.step in ends and not budget_file(folder, last.step).exists():
+        write_tensors(budget_file(folder, last.step), read_tensors(last.folder / "model.safetensors")[0])
 
 
 def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: Path, run: Run) -> Result:
@@ -165,8 +171,8 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
         at_start = latest(home)
 
         def branch(step: int, home: Path = home, following: Path = following, leg: Leg = leg) -> None:
-            if step == leg.branch and leg is not found[-1] and not following.exists():
-                _handed_on(home / f"step-{step:08d}", following)
+            if step == leg.branch and leg is not found[-1]:
+                agreed(lambda: _handed_on(home / f"step-{step:08d}", following))
 
         branch(at_start.step if at_start is not None else -1)  # killed between a checkpoint and its copy
         if leg is not found[-1] and budget_file(folder, leg.end).exists():
@@ -176,7 +182,7 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
         )
         # A step is reported before its checkpoint is written, so what was branched at is there one step later.
         result = run(own, home, lambda progress, branch=branch: branch(progress.step - 1))  # type: ignore[misc]
-        write_tensors(budget_file(folder, leg.end), moving(model))
+        agreed(lambda leg=leg: write_tensors(budget_file(folder, leg.end), moving(model)))  # type: ignore[misc]
         steps += leg.end - (at_start.step if at_start is not None else 0)
         tokens += result.tokens - (at_start.extra["tokens"] if at_start is not None else 0)
         seconds += result.seconds - (at_start.extra["seconds"] if at_start is not None else 0.0)
@@ -186,7 +192,9 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
 
 
 def _handed_on(checkpoint: Path, following: Path) -> None:
-    """A copy of ``checkpoint`` in the folder ``following``, which appears complete or not at all."""
+    """A copy of ``checkpoint`` in the folder ``following``, unless it is there; it appears complete or not at all."""
+    if following.exists():
+        return
     temporary = following.with_name(f".{following.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoint, temporary / checkpoint.name)
