@@ -8,7 +8,7 @@ The grid is three maxima of the rate, three shares of the old text among the new
 as many tokens.  ``cosine`` re-warms a model whose rate had fallen and lets it fall again; ``infinite`` goes on from a
 model that had stayed on its plateau, and anneals at the end; ``constant`` goes on at the rate to which the first phase
 fell.  ``retrained`` is joint training from scratch on what both phases hold, at as many tokens as the two together.
-``english-german.py`` is the other shift.
+``english-german.py`` and ``english-legal.py`` are other shifts.
 """
 
 from __future__ import annotations
