@@ -9,7 +9,7 @@ as many tokens.  ``cosine`` re-warms a model whose rate had fallen and lets it f
 model, but stays at the maximum for half of the phase and falls in the other; ``infinite`` goes on from a model that had
 stayed on its plateau, and anneals in the second half; ``constant`` goes on at the rate to which the first phase fell.
 ``retrained`` is joint training from scratch on what both phases hold, at as many tokens as the two together.
-``english-german.py`` is the other shift.
+``english-german.py`` and ``english-legal.py`` are other shifts.
 """
 
 from __future__ import annotations

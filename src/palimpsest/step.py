@@ -131,7 +131,7 @@ class Step:
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not shares and name not in still:
                 raise ValueError(
                     f"{name} normalizes over the rows of a batch, and with several processes no one holds them all; "
-                    "train on one process."
+                    "convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process."
                 )
 
     @property

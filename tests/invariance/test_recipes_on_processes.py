@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[Spec, str]] = {
     "batch-statistics": (
         {**refused(), "model": {"pretrained": "digits-cnn", "adapter": "classifier"}},
         "stages.0: norm1 normalizes over the rows of a batch, and with several processes no one holds them all; "
-        "train on one process.",
+        "convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process.",
     ),
     "compared-rows": (
         refused(objective=[{"on": "two", "multi_similarity": {}}]),

@@ -206,6 +206,24 @@ def test_the_teachers_prototypes_are_those_before_the_stage():
     assert float(loss(method, model, state, (2, 3)).detach()) > 1e-3
 
 
+def test_the_teacher_is_in_eval_mode_and_its_statistics_stay():
+    """In the released code it normalizes by the batch, and goes on counting."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 6))
+    adapter = Classifier(6, features="3")
+    data = stage((2, 3))
+    roles = Roles(adapter, {"task": data.rows["task"]}, answers=data.answers)
+    reference = Copy(model)
+    before = {name: value.clone() for name, value in reference.module.state_dict().items()}
+    (batch,) = roles.window(0, 8, seed=1, roles=VIEWS)
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()[:4](batch["one"]["inputs"])
+    assert torch.equal(reference.views(model, batch, VIEWS)["one"].features, expected)
+    fit(model.train(), roles, on(VIEWS, PrototypeRelation()), Training(steps=3, batch=8), reference=reference)
+    assert all(torch.equal(value, before[name]) for name, value in reference.module.state_dict().items())
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+
+
 def test_prototypes_take_plain_steps_of_their_own():
     """No momentum, no decay, no clipping, whatever the model's optimizer does."""
     model, gradients = net(), []
@@ -292,6 +310,8 @@ def test_the_head_predicts_by_cosine_over_the_classes_seen_and_task_accuracy_is_
         told, untold = TaskAccuracy()(subject, data, role).items, Accuracy()(subject, data, role).items
         assert (told >= untold).all() and float(told.mean()) > 0.6
     assert set(subject.predict(data["old"]).argmax(1).tolist()) <= {0, 1, 2, 3}, "4 and 5 were never seen"
+    anywhere = model[3](normal(300, 6).float()).argmax(1)
+    assert set(anywhere.tolist()) == {0, 1, 2, 3}, "not even where every cosine is below 0"
 
 
 def test_unit_class_means_as_prototypes_are_the_nearest_mean_of_normalized_features():

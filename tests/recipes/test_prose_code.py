@@ -1,4 +1,4 @@
-"""The two recipes of continued pre-training: their grids, their data, and, made short, that they run."""
+"""The recipes of continued pre-training: their grids, their data, and, made short, that they run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-GERMAN = runpy.run_path(str(RECIPES / "data" / "german_text.py"))
+GERMAN, LEGAL = (runpy.run_path(str(RECIPES / "data" / f"{name}_text.py")) for name in ("german", "legal"))
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +143,36 @@ def test_the_german_recipe_runs_on_what_the_script_writes(tmp_path: Path, monkey
     assert {name: len(own) for name, own in rows.items()} == {"german": 768, "test german": 96}
     assert not {row["id"] for row in rows["german"]} & {row["id"] for row in rows["test german"]}
     assert list(recipe.tasks.values()) == ["test english", "test german"] and len(recipe.variants) == 30
+
+
+def licences(folder: Path) -> None:
+    """A folder of three made-up licences, one of which is held out and shares a paragraph with another."""
+    folder.mkdir()
+    shared = "The licensor grants no right whatsoever to this paragraph, which two licences have in common."
+    for name, count in (("Apache-2.0", 120), ("GPL-9", 700), ("GPL", 700)):
+        own = [f"{name[:3]} section {i}: you may do {'well ' * (i % 9)}as you like, but no more." for i in range(count)]
+        (folder / name).write_text("\n\n".join(["TITLE", shared, *own, "names, names"]), encoding="utf-8")
+
+
+def test_the_legal_recipe_runs_on_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"^There is no legal\.jsonl here; python recipes/data/legal_text\.py"):
+        load_recipe(RECIPES / "english-legal.py", allow_imports=True)
+    licences(tmp_path / "licences")
+    assert LEGAL["main"](["licences"]) == 0
+    recipe = load_recipe(RECIPES / "english-legal.py", allow_imports=True)
+    rows = load_roles(dataclasses.replace(recipe, roles={k: v for k, v in recipe.roles.items() if "legal" in k}))[0]
+    assert {name: len(own) for name, own in rows.items()} == {"legal": 768, "test legal": 96}
+    assert {len(row["text"]) for own in rows.values() for row in own} == {64}
+    read = " ".join(row["text"] for row in rows["legal"])
+    assert "Apa section" not in read and "in common" not in read and "names, names" not in read
+    assert all("GPL section" not in row["text"] for row in rows["test legal"])
+    assert list(recipe.tasks.values()) == ["test english", "test legal"] and len(recipe.variants) == 30
+
+
+def test_without_the_held_out_licence_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert LEGAL["main"]([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("Apache-2.0; name a folder of licences that has it.\n")
+    (tmp_path / "Apache-2.0").write_text("One paragraph, which is long enough to be kept, but it is alone.")
+    assert LEGAL["main"]([str(tmp_path)]) == 1
+    assert "needed; add licences." in capsys.readouterr().err

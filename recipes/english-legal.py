@@ -1,0 +1,27 @@
+"""A model of English prose goes on to read legal text (``prose-code.py`` for another use of the same language).
+
+The text is that of licences, which are not shipped here: ``python recipes/data/legal_text.py`` writes it to
+``legal.jsonl`` and ``legal-test.jsonl``, where the recipe looks for it.
+
+    palimpsest run recipes/english-legal.py --allow-imports
+"""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from palimpsest.recipe import Recipe, RecipeError, parse_recipe
+
+
+def recipe() -> Recipe:
+    """From documentation to law."""
+    if not Path("legal.jsonl").exists():
+        raise RecipeError(
+            "There is no legal.jsonl here; python recipes/data/legal_text.py writes it, or says what it needs."
+        )
+    build = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["build"]
+    train, test = {"file": "legal.jsonl"}, {"file": "legal-test.jsonl"}
+    return parse_recipe(
+        build("english-legal", "A model of English prose goes on to read legal text", "legal", train, test)
+    )
