@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from palimpsest.reference import Reference
 from palimpsest.roles import Roles
 from palimpsest.step import States
 
-__all__ = ["ChecksTraining", "Procedure", "Rewrite", "takes"]
+__all__ = ["Procedure", "Rewrite", "takes"]
 
 
 class Procedure(Protocol):
@@ -43,15 +43,6 @@ class Procedure(Protocol):
         previous: States | None = None,
     ) -> Result:
         """With a ``folder``, a call that was killed goes on to the same weights."""
-        ...
-
-
-@runtime_checkable
-class ChecksTraining(Protocol):
-    """A procedure that can run with some training settings only."""
-
-    def check_training(self, training: Training) -> object:
-        """Raises ``ValueError`` for others, before anything is loaded."""
         ...
 
 

@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from palimpsest.loop import Training
 from palimpsest.objective import WEIGHTS, Total
-from palimpsest.procedure import ChecksTraining, takes
+from palimpsest.procedure import takes
 from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
     compile_audits,
@@ -27,9 +28,18 @@ from palimpsest.schedule import HasPlateau
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
-__all__ = ["cautions", "check"]
+__all__ = ["ChecksTraining", "cautions", "check"]
 
 LONGEST_NAME = 80
+
+
+@runtime_checkable
+class ChecksTraining(Protocol):
+    """An objective or a procedure that goes with some training settings only."""
+
+    def check_training(self, training: Training) -> object:
+        """Raises ``ValueError`` for others, before anything is loaded."""
+        ...
 
 
 def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = False) -> None:
@@ -218,7 +228,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
 
 
 def _check_batches(total: Total, training: Training, place: str) -> None:
-    """Whether rows that a term compares with each other stay together."""
+    """Whether rows that a term compares with each other stay together, and whatever else it asks for."""
     for i, term in enumerate(total.terms):
         if term.objective.couples and training.accumulation > 1:
             raise RecipeError(
@@ -230,6 +240,16 @@ def _check_batches(total: Total, training: Training, place: str) -> None:
                 f"{place}.objective.{i}: {term.name} compares the rows of a batch with each other, and one alone has"
                 " nothing beside it; raise train.batch."
             )
+        _check_training(term.objective, training, f"{place}.objective.{i}")
+
+
+def _check_training(method: object, training: Training, place: str) -> None:
+    """Whether a method that goes with some settings only goes with these."""
+    if isinstance(method, ChecksTraining):
+        try:
+            method.check_training(training)
+        except ValueError as error:
+            raise RecipeError(f"{place}: {error}") from None
 
 
 def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
@@ -242,11 +262,7 @@ def _check_procedure(stage: Stage, place: str, allow_imports: bool) -> None:
             f"{place}.procedure: {short(stage.procedure)} does not train a model; it makes a companion (write it under"
             " starts), rewrites rows (write {rewrite: …, of: role}) or is called from Python."
         )
-    if isinstance(procedure, ChecksTraining):
-        try:
-            procedure.check_training(compile_training(stage, place, allow_imports=allow_imports))
-        except ValueError as error:
-            raise RecipeError(f"{place}.procedure: {error}") from None
+    _check_training(procedure, compile_training(stage, place, allow_imports=allow_imports), f"{place}.procedure")
     own = {"mask": stage.mask, "combine": stage.combine, "layers": stage.layers, "watch": stage.watch}
     for key in (k for k, v in own.items() if v is not None):
         raise RecipeError(

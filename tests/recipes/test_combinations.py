@@ -155,6 +155,10 @@ def test_what_goes_together_runs(changes: dict[str, Any], tmp_path: Path) -> Non
             r"objective.0.reweighted: objective is a loss on rows, such as CrossEntropy\(\), not Elastic",
         ),
         (
+            {"objective": terms({"reweighted": {"burn_in": 3}})},
+            r"stages.0.objective.0: burn_in lasts 3 of 3 steps, so nothing is weighted; lower it\.",
+        ),
+        (
             {"objective": [*terms("cross_entropy"), {"on": "weights", "reweighted": {}}]},
             r"objective.1.on: Reweighted looks at rows, and the role weights has none; name a role that has data\.",
         ),

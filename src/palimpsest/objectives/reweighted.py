@@ -41,6 +41,7 @@ from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.views import Unit
 
 if TYPE_CHECKING:
+    from palimpsest.loop import Training
     from palimpsest.roles import Roles
 
 __all__ = ["METHOD", "Reweighted", "loss_weights", "shape", "shifted"]
@@ -133,6 +134,13 @@ class Reweighted(Objective):
             raise ValueError(f"temperature must be above 0, not {self.temperature}; the larger, the more uniform.")
         if self.burn_in < 0 or self.annealing < 0:
             raise ValueError(f"burn_in and annealing are steps from 0, not {self.burn_in} and {self.annealing}.")
+
+    def check_training(self, training: Training) -> None:
+        """Refuses a stage that is over before anything is weighted."""
+        if training.steps is not None and self.burn_in >= training.steps:
+            raise ValueError(
+                f"burn_in lasts {self.burn_in} of {training.steps} steps, so nothing is weighted; lower it."
+            )
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
