@@ -54,7 +54,7 @@ def test_variants_stand_beside_their_paired_differences_to_the_run_after() -> No
     naive = Matrix("recall", ("before", "next"), ("notes",), ((0.9,), (0.7,)), figures=(gap,))
     mixed = Matrix("recall", naive.stages, naive.roles, naive.values, run="mixed", figures=(gap,), differences=(less,))
     scores = tuple(score(run.name, 0.5, 0.7) for run in runs)
-    report = Report("Arms", "2026-01-01", runs=runs, scores=scores, versus=(to_after, to_joint))
+    report = Report("Arms", "2026-01-01", runs=runs, scores=scores, versus=(to_joint, to_after))
     page = re.sub("<[^>]*>", " ", study_page(dataclasses.replace(report, matrices=(naive, mixed))))
     of_scores, of_stages = page.split("The same minus that of naive, paired by item and seed:")[1:]
     assert "| mixed | 0.10  0.02 to 0.18  |" in of_scores and "| naive |" not in of_scores.split("## ")[0]
