@@ -43,7 +43,7 @@ def follows(name: str, ends: str, continues: bool, loop: str, chosen: Spec) -> S
         "lora": {"rank": 2, "continues": continues},
         "reference": {"slow_average": {"decay": 0.5, "ends": ends}},
         "objective": [{"on": "forget", "cross_entropy": {}}, {"on": "retain", "embedding_consistency": {}}],
-        "train": {**ADAPTER, "loop": loop},
+        "train": {**TRAIN, "loop": loop},
         "select": {"retain": chosen},
     }
 
@@ -222,7 +222,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=550,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     for name, raw in EQUAL.items():
@@ -247,7 +247,7 @@ def test_every_run_moved_the_model(folder: Path, name: str) -> None:
     moved: dict[str, float] = {}
     for change in report(folder, "two", name)["changes"]:
         moved[change["run"]] = max(moved.get(change["run"], 0.0), abs(change["change"]))
-    assert set(EQUAL[name]["variants"]) < set(moved) and min(moved.values()) > 1e-3, moved
+    assert set(EQUAL[name]["variants"]) < set(moved) and min(moved.values()) > 5e-4, moved
 
 
 @pytest.mark.parametrize("name", EQUAL)
