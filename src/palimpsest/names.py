@@ -97,19 +97,7 @@ def build(
     from pydantic import TypeAdapter, ValidationError
 
     at = f"{place}: " if place else ""
-    if isinstance(spec, dict):
-        if len(spec) != 1:
-            raise ValueError(
-                f"{at}name one method here, as {{name: {{…}}}}; there are {len(spec)}: {sorted(map(str, spec))}."
-            )
-        name, fields = next(iter(spec.items()))
-    else:
-        name, fields = spec, {}
-    if not isinstance(name, str):
-        raise ValueError(f"{at}a method's name is text, not {name!r}.")
-    fields = {} if fields is None else fields
-    if not isinstance(fields, dict):
-        raise ValueError(f"{at}{name} takes its fields as {{field: value}}, not {fields!r}.")
+    name, fields = _name_and_fields(spec, at)
     try:
         method = resolve(name, family, allow_imports=allow_imports)
     except UnknownName as error:
@@ -137,6 +125,23 @@ def build(
         ) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{at}{name}: {error}") from None
+
+
+def _name_and_fields(spec: object, at: str) -> tuple[str, dict[str, Any]]:
+    """What a recipe's ``name`` or ``{name: {field: value}}`` says."""
+    if isinstance(spec, dict):
+        if len(spec) != 1:
+            raise ValueError(
+                f"{at}name one method here, as {{name: {{…}}}}; there are {len(spec)}: {sorted(map(str, spec))}."
+            )
+        name, fields = next(iter(spec.items()))
+    else:
+        name, fields = spec, None
+    if not isinstance(name, str):
+        raise ValueError(f"{at}a method's name is text, not {name!r}.")
+    if not isinstance(fields, dict | None):
+        raise ValueError(f"{at}{name} takes its fields as {{field: value}}, not {fields!r}.")
+    return name, fields or {}
 
 
 @cache

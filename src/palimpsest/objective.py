@@ -263,17 +263,7 @@ def evaluate(
         )
     views = dict(batch.adapter.views(model, batch, total.roles, total.taps)) if total.roles else {}
     for kind, companion in (("ref", reference), ("teacher", teacher)):
-        wanted = total.needs(kind)
-        if wanted and companion is None:
-            name = next(t.name for t in total.terms if kind in t.objective.needs)
-            word = "reference" if kind == "ref" else "teacher"
-            raise ValueError(
-                f"{name} needs a {word} model; pass evaluate(…, {word}=…), for example Copy(model) taken before"
-                " training."
-            )
-        if wanted and companion is not None:
-            for role, view in companion.views(model, batch, wanted, total.taps_of(kind)).items():
-                views[role].companions[kind] = view
+        _join(views, total, kind, companion, model, batch)
     for role, view in views.items():
         view.even = all(t.objective.even for t in total.terms if role in t.role)
     norm = count_items(total, [batch]) if counts is None else counts
@@ -283,6 +273,27 @@ def evaluate(
         parts[term.name] = value.detach()
         terms[term.name] = term.weight_at(progress) * value
     return Losses(torch.stack(list(terms.values())).sum(), terms, parts)
+
+
+def _join(
+    views: Mapping[str, View],
+    total: Total,
+    kind: str,
+    companion: Reference | None,
+    model: nn.Module,
+    batch: RoleBatch,
+) -> None:
+    """Puts what the reference or the teacher sees beside the model's views, where a term asks for it."""
+    wanted = total.needs(kind)
+    if wanted and companion is None:
+        name = next(t.name for t in total.terms if kind in t.objective.needs)
+        word = "reference" if kind == "ref" else "teacher"
+        raise ValueError(
+            f"{name} needs a {word} model; pass evaluate(…, {word}=…), for example Copy(model) taken before training."
+        )
+    if wanted and companion is not None:
+        for role, view in companion.views(model, batch, wanted, total.taps_of(kind)).items():
+            views[role].companions[kind] = view
 
 
 def _reduce(

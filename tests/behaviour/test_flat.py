@@ -15,7 +15,7 @@ from palimpsest.objectives.flat import FLAT, flat
 @pytest.mark.parametrize("divergence", ["total_variation", "kl", "jensen_shannon", "pearson", "reverse_kl", "neyman"])
 def test_from_the_answer_to_the_template(facts, divergence):
     before = [facts.knows(facts.model, rows) for rows in (facts.forget, facts.refusals(facts.forget))]
-    assert before[0].probability > 0.98 and before[1].probability < 0.5  # do nothing
+    assert before[0].recall == 1 and before[0].probability > 0.95 and before[1].probability < 0.5  # do nothing
     model, result = facts.train(on(("forget", "refusal"), FLAT(divergence)), steps=30, lr=1e-3)
     forget, template = (facts.knows(model, rows) for rows in (facts.forget, facts.refusals(facts.forget)))
     assert forget.probability < 0.4 and forget.recall == 0

@@ -16,8 +16,9 @@ from palimpsest.checkpoint import read_tensors
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 # Rows are summed in another order, so float32 rounding differs; AdamW divides by the root of the squared gradient,
-# which raises the rounding of entries whose gradient is almost zero to a share of the rate, 1e-3.
-TOLERANCE = {"sgd": 1e-7, "adamw": 3e-6}
+# which raises the rounding of entries whose gradient is almost zero to a share of the rate, 1e-3. How large a share
+# depends on the processor: without AVX 3e-6 were seen.
+TOLERANCE = {"sgd": 1e-7, "adamw": 1e-5}
 
 
 @pytest.fixture(scope="module")
