@@ -8,7 +8,14 @@ the usual steps and, apart from them, over those at which a subspace or a block 
 over all parameters, and over those of the layers' matrices.  Rates are fixed, one for each kind of optimizer, so the
 losses are a check that it learns, not a ranking.  galore-torch and torchao are measured where they are installed; of
 galore-torch only the module of its AdamW is loaded, since the package itself needs bitsandbytes.  ``renewing`` is the
-step at which a new choice is made, and ``amortized`` what it adds to 200 usual steps, as a share of them.
+step at which a new choice is made, and ``amortized`` what it adds to 200 usual steps, as a share of them.  ``calls``
+are the operators that a usual step calls, views aside: on a GPU each is a launch of a kernel or of a few.
+
+What holds a step: AdamW moves seven numbers a parameter through memory, reading and writing the weight and both
+moments and reading the gradient.  Fira with the rank r moves three for an entry of a matrix, beside its small moments
+and bases, but multiplies by the basis three times, which is 6 r operations an entry.  ``floor`` is what these numbers
+take at the speed of a copy of many, and these products at the speed of products of that shape, both measured on the
+same machine.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from palimpsest.optim import FRUGAL, BAdam, Fira, GaLore
 from palimpsest.zoo.models import tiny_llama
@@ -183,6 +190,58 @@ def turn(racer: Racer, ids: Tensor, renews: bool, device: str) -> None:
     racer.losses.append(float(loss.detach()))
 
 
+class Calls(TorchDispatchMode):
+    """Counts the operators that are called, without views and without reading a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "aten" and not func.is_view and func is not torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def calls(optimizer: torch.optim.Optimizer) -> int:
+    """Of the second of two further steps, since the first may choose anew."""
+    optimizer.step()
+    with Calls() as counter:
+        optimizer.step()
+    return counter.count
+
+
+def fastest(work: Callable[[], object], device: str) -> float:
+    """Seconds of the fastest of ten turns."""
+    times = []
+    for _ in range(10):
+        start = clock(device)
+        work()
+        times.append(clock(device) - start)
+    return min(times)
+
+
+def floor(size: Size, device: str) -> dict[str, float]:
+    """Milliseconds of a step, by the numbers that it moves and by the products that it takes; speeds measured here."""
+    named = list(llama(size).named_parameters())
+    chosen, rank = matrices(named), size.width // 4
+    entries = sum(p.numel() for p in chosen)
+    others = sum(p.numel() for _, p in named) - entries
+    small = rank * sum(4 * max(p.shape) + min(p.shape) for p in chosen)  # moments read and written, the basis read
+    one, other = (torch.ones(2**25, device=device) for _ in range(2))
+    copied = 2 * one.nbytes / fastest(lambda: other.copy_(one), device)
+    shapes = (size.inner, size.width), (size.inner, rank), (rank, size.width)
+    whole, part, basis = (torch.ones(size.layers, *shape, device=device) for shape in shapes)
+    multiplied = 2 * rank * whole.numel() / fastest(lambda: whole.baddbmm_(part, basis, alpha=0.1), device)
+    return {
+        "copy_gb_per_s": copied / 1e9,
+        "product_gflop_per_s": multiplied / 1e9,
+        "adamw_ms": 1e3 * 4 * 7 * (entries + others) / copied,
+        "fira_numbers_ms": 1e3 * 4 * (3 * entries + small + 7 * others) / copied,
+        "fira_products_ms": 1e3 * 6 * rank * entries / multiplied,
+    }
+
+
 def state_bytes(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> int:
     """Tensors in the state of some parameters, also those that an object in it holds."""
 
@@ -224,6 +283,7 @@ def measure(size: Size, steps: int, device: str) -> tuple[list[dict[str, Any]], 
                 "renewing_step_ms": 1e3 * renewing,
                 "amortized": max(0.0, renewing - usual) / (PERIOD * usual),
                 "loss": statistics.fmean(racer.losses[-10:]),
+                "calls": None if racer.name in others else calls(racer.optimizer),
             }
         )
     return rows, absent
@@ -243,19 +303,22 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows, absent = measure(SIZES[options.size], options.steps, device)
     header = f"{'optimizer':<20}{'state B/param':>14}{'B/matrix entry':>16}{'step ms':>10}{'renewing ms':>13}"
-    print(f"{header}{'amortized':>11}{'loss':>8}")
+    print(f"{header}{'amortized':>11}{'loss':>8}{'calls':>7}")
     for row in rows:
         print(
             f"{row['optimizer']:<20}{row['bytes_per_parameter']:>14.2f}{row['bytes_per_matrix_entry']:>16.2f}"
             f"{row['step_ms']:>10.2f}{row['renewing_step_ms']:>13.2f}{row['amortized']:>11.1%}{row['loss']:>8.3f}"
+            f"{'' if row['calls'] is None else row['calls']:>7}"
         )
     for name, why in absent.items():
         print(f"{name} was not measured: {why}")
+    least = floor(SIZES[options.size], device)
+    print("floor: " + ", ".join(f"{name} {value:.2f}" for name, value in least.items()))
     if options.json:
         name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
         machine = {"machine": name, "threads": options.threads, "torch": torch.__version__}
         settings = {"size": options.size, "steps": options.steps, "absent": absent}
-        found = {"what": "optimizers", **machine, **settings, "rows": rows}
+        found = {"what": "optimizers", **machine, **settings, "floor": least, "rows": rows}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

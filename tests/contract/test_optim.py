@@ -154,6 +154,27 @@ def test_groups_have_rates_of_their_own(name: str) -> None:
 
 
 @each
+def test_how_matrices_lie_in_memory_does_not_matter(name: str) -> None:
+    ends = []
+    for by_columns in (False, True):
+        parameters = weights()
+        if by_columns:
+            parameters = {n: nn.Parameter(p.detach().t().contiguous().t()) for n, p in weights().items() if p.ndim == 2}
+        optimizer = built(name)(parameters.items(), lr=0.01, weight_decay=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            rosenbrock(parameters).backward()
+            for parameter in parameters.values():
+                assert parameter.grad is not None
+                parameter.grad = parameter.grad.contiguous()
+            optimizer.step()
+        ends.append(parameters)
+    one, other = ends
+    for key, value in other.items():
+        torch.testing.assert_close(value, one[key], rtol=1e-5, atol=1e-6, msg=key)
+
+
+@each
 def test_a_closure_is_called_with_gradients(name: str) -> None:
     parameters = weights()
     optimizer = built(name)(parameters.items(), lr=0.01, weight_decay=0.0)

@@ -114,6 +114,25 @@ def matrices_are_found_by_name_and_size(method):
     assert optimizer.param_groups[0]["param_names"] == ["embed.weight"]
 
 
+def matrices_of_one_shape_move_as_each_alone(make):
+    """``make`` has groups made an optimizer; one of the matrices has no gradient at a step, so that it lags behind."""
+    shapes = [(6, 4), (6, 4), (4, 6), (6, 4), (4, 6), (6, 4)]
+    grads = [gradients(shape, 7, seed) for seed, shape in enumerate(shapes)]
+    scales = (1.0, 10.0, 1e-2, 3.0, 1.0, 1e-4)
+    ends = []
+    for alone in (False, True):
+        weights = [torch.nn.Parameter(torch.zeros(shape, dtype=DOUBLE)) for shape in shapes]
+        optimizers = [make(split(w)) for w in weights] if alone else [make([{"params": weights, "project": True}])]
+        for step in range(7):
+            for i, (weight, own) in enumerate(zip(weights, grads)):
+                weight.grad = None if (i, step) == (3, 2) else own[step] * scales[i] * (1 + step) ** (i % 3)
+            for optimizer in optimizers:
+                optimizer.step()
+        ends.append(weights)
+    for together, single in zip(*ends):
+        torch.testing.assert_close(together, single, rtol=1e-9, atol=1e-12)
+
+
 def refusals(method):
     weight = torch.nn.Parameter(torch.zeros(6, 5))
     with pytest.raises(ValueError, match=r"rank must be at least 1, not 0\."):

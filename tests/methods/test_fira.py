@@ -110,7 +110,7 @@ def test_without_averages_the_direction_is_a_sign(shape):
     q = Leading(state["chosen"], gradient.shape)
     inside = q.down(gradient)
     phi = math.sqrt(3) / inside.norm(dim=q.dim, keepdim=True)
-    expected = -(q.up(inside.sign()) + phi * q.residual(gradient, inside))
+    expected = -(q.up(inside.sign()) + phi * q.residual_(gradient.clone(), inside))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -124,6 +124,10 @@ def test_the_size_of_gradients_does_not_matter(shape):
 
 def test_the_basis_changes_every_gap_and_the_moments_stay():
     checks.the_basis_changes_every_gap_and_the_moments_stay(Fira)
+
+
+def test_matrices_of_one_shape_move_as_each_alone():
+    checks.matrices_of_one_shape_move_as_each_alone(lambda groups: Fira(groups, rank=2, update_gap=3, weight_decay=0.1))
 
 
 # 7. State

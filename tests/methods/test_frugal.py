@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from projected_checks import matrices_of_one_shape_move_as_each_alone
 from split_checks import (
     DOUBLE,
     SHAPES,
@@ -175,6 +176,15 @@ def test_a_subspace_with_nothing_outside_is_galore(gap):
 
 
 # The rest in a subspace
+
+
+@pytest.mark.parametrize("rule", ["adam", "lion", "momentum"])
+def test_matrices_of_one_shape_move_as_each_alone(rule):
+    matrices_of_one_shape_move_as_each_alone(
+        lambda groups: FRUGAL(
+            groups, splitter="svd", density=0.5, update_gap=3, weight_decay=0.1, state_rule=rule, outside_scale=0.5
+        )
+    )
 
 
 def test_rounding_noise_has_no_sign():

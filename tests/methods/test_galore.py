@@ -39,6 +39,12 @@ def test_the_basis_changes_every_gap_and_the_moments_stay():
     checks.the_basis_changes_every_gap_and_the_moments_stay(GaLore)
 
 
+def test_matrices_of_one_shape_move_as_each_alone():
+    checks.matrices_of_one_shape_move_as_each_alone(
+        lambda groups: GaLore(groups, rank=2, update_gap=3, weight_decay=0.1)
+    )
+
+
 def test_size_of_the_state():
     checks.size_of_the_state(GaLore, 0)
 

@@ -27,7 +27,7 @@ def test_part_and_rest_make_the_whole(kind, shape, density):
     gradient = matrix(shape)
     split = split_of(kind, gradient, density)
     part = split.down(gradient)
-    rest = split.residual(gradient, part)
+    rest = split.residual_(gradient.clone(), part)
     torch.testing.assert_close(split.up(part) + rest, gradient, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(split.down(rest), torch.zeros_like(part), rtol=0, atol=1e-12)
     torch.testing.assert_close(split.down(split.up(part)), part, rtol=1e-12, atol=1e-12)
@@ -136,10 +136,39 @@ def test_places_of_a_strided_matrix():
     gradient = matrix((5, 6)).T
     for kind in SPLITS:
         split = split_of(kind, gradient)
-        weight = matrix((5, 6), 2).T
+        weight = matrix((6, 5), 2)
         before = weight.clone()
         split.add_up(weight, split.down(gradient), 1.0)
         torch.testing.assert_close(weight, before + split.up(split.down(gradient)))
+
+
+@every
+@pytest.mark.parametrize("shape", [(6, 4), (3, 5), (4, 4)], ids=str)
+def test_stacked_matrices_are_split_as_each_alone(kind, shape):
+    gradients, targets = ([matrix(shape, seed) for seed in seeds] for seeds in (range(3), range(3, 6)))
+    splits = [SPLITS[kind].refresh(g, SPLITS[kind].size_of(g.shape, 0.5), draw(i)) for i, g in enumerate(gradients)]
+    together = SPLITS[kind](torch.stack([s.chosen for s in splits]), gradients[0].shape)
+    stack, target = torch.stack(gradients), torch.stack(targets)
+    assert together.complete == splits[0].complete
+    parts = together.down(stack)
+    for keep in (1.0, 0.5, 0.0):
+        found = target.clone()
+        together.add_up(found, parts, -0.3, keep)
+        for i, split in enumerate(splits):
+            torch.testing.assert_close(parts[i], split.down(gradients[i]))
+            torch.testing.assert_close(found[i], keep * targets[i] - 0.3 * split.up(parts[i]))
+    assert together.residual_(stack, parts) is stack
+    for i, split in enumerate(splits):
+        torch.testing.assert_close(stack[i], split.residual_(gradients[i].clone(), parts[i]))
+
+
+@every
+def test_what_is_not_kept_does_not_matter(kind):
+    split = split_of(kind, matrix((6, 4)))
+    part = split.down(matrix((6, 4)))
+    target = torch.full((6, 4), torch.nan, dtype=DOUBLE)
+    split.add_up(target, part, 1.0, keep=0.0)
+    torch.testing.assert_close(target, split.up(part))
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending"])

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from palimpsest.optim._rules import Directions, State, adam
+from palimpsest.optim._rules import Rule, State, adam
 
 __all__ = ["MODULES", "Group", "Member", "Parameters", "SplitOptimizer", "common", "distributed", "one_of"]
 
@@ -111,9 +111,9 @@ class SplitOptimizer(Optimizer, ABC):
     def _step_split(self, group: Group, members: Sequence[Member]) -> None:
         """One step of the matrices that are split."""
 
-    def _rule(self, states: Sequence[State], gradients: list[Tensor], group: Group) -> Directions:
+    def _rule(self, group: Group) -> Rule:
         """What moves all that has state."""
-        return adam(states, gradients, group)
+        return adam
 
     def _worthwhile(self, shape: torch.Size, group: Group) -> bool:
         """Whether a matrix that is found by its name is split."""
@@ -188,11 +188,10 @@ class SplitOptimizer(Optimizer, ABC):
         if not members:
             return
         weights = [m.weight for m in members]
-        directions, factors = self._rule([m.state for m in members], [m.gradient for m in members], group)
-        torch._foreach_mul_(directions, [-group["lr"] * scale * factor for factor in factors])
         if self.decay_first:
             self._decay(group, weights)
-        torch._foreach_add_(weights, directions)
+        states, gradients = [m.state for m in members], [m.gradient for m in members]
+        self._rule(group)(weights, states, gradients, group, group["lr"] * scale)
         if not self.decay_first:
             self._decay(group, weights)
 

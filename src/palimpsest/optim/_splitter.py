@@ -3,10 +3,11 @@
     split = Leading.refresh(gradient, size, generator)      # a new choice; for the other kinds see SPLITS
     part = split.down(gradient)                             # what the moments are kept of
     split.add_up(weight, step, -rate)                       # a step in the part, taken by the whole matrix
-    split.residual(gradient, part)                          # gradient - up(part)
+    split.residual_(gradient, part)                         # gradient - up(part), in the gradient's place
 
 All that must be saved of a split is one tensor, ``chosen``: a basis or a list of places.  With the shape of the matrix,
-which also tells the side that is projected, it makes the split again.
+which also tells the side that is projected, it makes the split again.  A choice is made for one matrix; of B matrices
+of one shape the choices can be stacked, and then all of them are split at once.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def blocks(count: int, active: int, order: Order, period: int, seed: int) -> fro
 
 @dataclass(frozen=True, eq=False)
 class Split(ABC):
-    """``chosen`` says which part of a matrix of that ``shape``, [m, n], it is."""
+    """``chosen`` says which part of a matrix of that ``shape``, [m, n], it is; stacked, of each of [B, m, n]."""
 
     chosen: Tensor
     shape: torch.Size
@@ -74,11 +75,11 @@ class Split(ABC):
 
     @abstractmethod
     def down(self, gradient: Tensor) -> Tensor:
-        """[m, n] -> the part."""
+        """[..., m, n] -> the part."""
 
     @abstractmethod
-    def add_up(self, target: Tensor, part: Tensor, scale: float) -> None:
-        """Adds ``scale`` times a part, brought back to [m, n], to ``target`` in place."""
+    def add_up(self, target: Tensor, part: Tensor, scale: float, keep: float = 1.0) -> None:
+        """Makes ``target`` [..., m, n] ``keep`` times what it is plus ``scale`` times a part brought back there."""
 
     @property
     def complete(self) -> bool:
@@ -86,16 +87,15 @@ class Split(ABC):
         return False
 
     def up(self, part: Tensor) -> Tensor:
-        """The part -> [m, n]."""
+        """The part of one matrix -> [m, n]."""
         whole = part.new_zeros(self.shape)
         self.add_up(whole, part, 1.0)
         return whole
 
-    def residual(self, gradient: Tensor, part: Tensor, scale: float = 1.0) -> Tensor:
-        """[m, n]: the gradient without ``scale`` times the part, which is ``down(gradient)``."""
-        rest = gradient.clone()
-        self.add_up(rest, part, -scale)
-        return rest
+    def residual_(self, gradient: Tensor, part: Tensor, scale: float = 1.0) -> Tensor:
+        """[..., m, n]: takes ``scale`` times the part, which is ``down(gradient)``, out of the gradient in place."""
+        self.add_up(gradient, part, -scale)
+        return gradient
 
 
 class Subspace(Split):
@@ -112,16 +112,15 @@ class Subspace(Split):
 
     @property
     def complete(self) -> bool:
-        return self.chosen.shape[1 - self.dim] == min(self.shape)
+        return self.chosen.shape[-1 - self.dim] == min(self.shape)
 
     def down(self, gradient: Tensor) -> Tensor:
-        return gradient @ self.chosen.T if self.dim else self.chosen.T @ gradient
+        return gradient @ self.chosen.mT if self.dim else self.chosen.mT @ gradient
 
-    def add_up(self, target: Tensor, part: Tensor, scale: float) -> None:
-        if self.dim:
-            target.addmm_(part, self.chosen, alpha=scale)
-        else:
-            target.addmm_(self.chosen, part, alpha=scale)
+    def add_up(self, target: Tensor, part: Tensor, scale: float, keep: float = 1.0) -> None:
+        left, right = (part, self.chosen) if self.dim else (self.chosen, part)
+        product = Tensor.addmm_ if target.ndim == 2 else Tensor.baddbmm_
+        product(target, left, right, beta=keep, alpha=scale)
 
 
 class Leading(Subspace):
@@ -167,7 +166,7 @@ class RandomBasis(Subspace):
 class Columns(Split):
     """Whole columns, drawn; ``chosen`` are their places, in order."""
 
-    along = 1
+    along = -1
 
     @classmethod
     def refresh(cls, gradient: Tensor, size: int, generator: torch.Generator) -> Self:
@@ -179,16 +178,23 @@ class Columns(Split):
         return int(density * shape[cls.along])
 
     def down(self, gradient: Tensor) -> Tensor:
-        return gradient.index_select(self.along, self.chosen)
+        return gradient.gather(self.along, self._places(gradient))
 
-    def add_up(self, target: Tensor, part: Tensor, scale: float) -> None:
-        target.index_add_(self.along, self.chosen, part, alpha=scale)
+    def add_up(self, target: Tensor, part: Tensor, scale: float, keep: float = 1.0) -> None:
+        _kept(target, keep).scatter_add_(self.along, self._places(target), part * scale)
+
+    def _places(self, whole: Tensor) -> Tensor:
+        """The place of each entry of the part along its row (or column), [..., m, size] (or [..., size, n])."""
+        other = -3 - self.along  # the dimension that is taken whole
+        sizes = [-1] * whole.ndim
+        sizes[other] = whole.shape[other]
+        return self.chosen.unsqueeze(other).expand(sizes)
 
 
 class Rows(Columns):
     """Whole rows, drawn."""
 
-    along = 0
+    along = -2
 
 
 class Entries(Split):
@@ -204,16 +210,19 @@ class Entries(Split):
     def size_of(shape: torch.Size, density: float) -> int:
         return int(density * shape.numel())
 
-    @property
-    def _places(self) -> tuple[Tensor, Tensor]:
-        flat = self.chosen.long()
-        return flat // self.shape[1], flat % self.shape[1]
-
     def down(self, gradient: Tensor) -> Tensor:
-        return gradient[self._places]
+        return gradient.flatten(-2).gather(-1, self.chosen.long())
 
-    def add_up(self, target: Tensor, part: Tensor, scale: float) -> None:
-        target.index_put_(self._places, part * scale, accumulate=True)
+    def add_up(self, target: Tensor, part: Tensor, scale: float, keep: float = 1.0) -> None:
+        flat = _kept(target, keep).view(*target.shape[:-2], -1)
+        flat.scatter_add_(-1, self.chosen.long(), part * scale)
+
+
+def _kept(target: Tensor, share: float) -> Tensor:
+    """Multiplied in place; what was not finite is gone where nothing is kept."""
+    if share == 0.0:
+        return target.zero_()
+    return target if share == 1.0 else target.mul_(share)
 
 
 SPLITS: Mapping[str, type[Split]] = {

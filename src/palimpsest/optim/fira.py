@@ -21,11 +21,14 @@ See: ``galore`` (without the rest), ``frugal`` (its signs instead).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from palimpsest.optim._part_optimizer import SubspaceAdam
-from palimpsest.optim._split_optimizer import MODULES, Group, Member, Parameters, common
+from palimpsest.optim._part_optimizer import SubspaceAdam, Work
+from palimpsest.optim._rules import State
+from palimpsest.optim._split_optimizer import MODULES, Group, Parameters, common
 from palimpsest.optim._splitter import Split, Subspace
 
 __all__ = ["METHOD", "Fira", "growth_limit", "scaling"]
@@ -36,14 +39,22 @@ NOT_YET_SET = 1e-6
 
 def scaling(direction: Tensor, part: Tensor, dim: int) -> Tensor:
     """phi: how much Adam lengthened each row (``dim`` 1) or column (``dim`` 0) of the part, [m, 1] or [1, n]."""
-    phi: Tensor = direction.norm(dim=dim, keepdim=True) / (part.norm(dim=dim, keepdim=True) + 1e-8)
-    return phi
+    return lengths(direction, dim) / (lengths(part, dim) + 1e-8)
+
+
+def lengths(matrices: Tensor, dim: int) -> Tensor:
+    """Norms along a dimension, which is kept; in single precision or better."""
+    exact = torch.promote_types(matrices.dtype, torch.float32)
+    if dim == -1:
+        norms: Tensor = torch.linalg.vector_norm(matrices, dim=dim, keepdim=True, dtype=exact)
+        return norms
+    # On a CPU torch's norm takes several times as long along any other dimension.
+    return matrices.to(exact).square().sum(dim, keepdim=True).sqrt_()
 
 
 def growth_limit(norm: Tensor, before: Tensor, gamma: float) -> Tensor:
     """What the rest is multiplied with, at most 1, so that its norm becomes at most ``gamma`` times the one before."""
-    limit: Tensor = gamma / (norm / (before + 1e-8)).clamp_min(gamma)
-    return limit
+    return (gamma * (before + 1e-8) / norm).clamp_max(1.0)
 
 
 class Fira(SubspaceAdam):
@@ -71,26 +82,29 @@ class Fira(SubspaceAdam):
         own = {"rank": rank, "alpha": alpha, "gamma": gamma, "as_released": as_released}
         super().__init__(params, {**defaults, **own})
 
-    def _move(self, group: Group, member: Member, split: Split, part: Tensor, direction: Tensor, factor: float) -> None:
+    def _update(self, group: Group, states: Sequence[State], split: Split, work: Work) -> Tensor:
         assert isinstance(split, Subspace)
-        rest = split.residual(member.gradient, part, group["alpha"] if group["as_released"] else 1.0)  # [m, n]
-        rest.mul_(scaling(direction, part, split.dim))
-        rest.mul_(self._limit(group, member, rest))
-        rate = -group["lr"] * factor
-        member.weight.add_(rest, alpha=rate)
-        split.add_up(member.weight, direction, rate * group["alpha"])
+        along = split.dim - 2
+        rest = split.residual_(work.gradients, work.parts, group["alpha"] if group["as_released"] else 1.0)  # [B, m, n]
+        phi = scaling(work.directions, work.parts, along)  # [B, m, 1] or [B, 1, n]
+        norms = torch.linalg.vector_norm((phi * lengths(rest, along)).flatten(1), dim=1)  # [B]
+        rest.mul_(phi * self._limit(group, states, norms / work.factor)[:, None, None])
+        split.add_up(rest, work.directions, group["alpha"])
+        return rest
 
-    def _limit(self, group: Group, member: Member, rest: Tensor) -> Tensor:
-        """The limiter's multiplier; keeps the norm that results, for the next step."""
-        norm = torch.linalg.vector_norm(rest, dtype=torch.promote_types(rest.dtype, torch.float32))
-        limit = torch.ones_like(norm)
-        before = member.state.get("residual_norm")
-        if before is not None:  # decided on the device, so that no GPU waits
-            limit = growth_limit(norm, before, group["gamma"])
+    def _limit(self, group: Group, states: Sequence[State], norms: Tensor) -> Tensor:
+        """The limiter's multipliers of the rests that have these norms, [B]; keeps what becomes of them."""
+        limits = torch.ones_like(norms)
+        if "residual_norm" in states[0]:  # decided on the device, so that no GPU waits
+            before = torch.stack([s["residual_norm"] for s in states])
+            limits = growth_limit(norms, before, group["gamma"])
             if not group["as_released"]:
-                limit = torch.where(before > NOT_YET_SET * norm, limit, 1.0)
-        member.state["residual_norm"] = norm * limit
-        return limit
+                limits.masked_fill_(before <= NOT_YET_SET * norms, 1.0)
+        else:
+            for state in states:
+                state["residual_norm"] = norms.new_zeros(())
+        torch._foreach_copy_([s["residual_norm"] for s in states], (norms * limits).unbind())
+        return limits
 
 
 METHOD = Fira

@@ -25,8 +25,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from palimpsest.optim._part_optimizer import PartOptimizer
-from palimpsest.optim._rules import Directions, Rule, State, adam, lion, momentum
+from palimpsest.optim._part_optimizer import PartOptimizer, Work, batches
+from palimpsest.optim._rules import Rule, State, adam, lion, momentum
 from palimpsest.optim._split_optimizer import MODULES, Group, Member, Parameters, common, one_of
 from palimpsest.optim._splitter import SPLITS, Order, Split, Subspace, blocks
 
@@ -37,9 +37,24 @@ NOISE = 1e-6
 RULES: Mapping[str, Rule] = {"adam": adam, "lion": lion, "momentum": momentum}
 
 
-def free_direction(rest: Tensor, outside: str, noise: Tensor | float = 0.0) -> Tensor:
-    """What moves an entry without state: its sign (0 up to ``noise``) or itself; [m, n] -> [m, n]."""
-    return torch.where(rest.abs() > noise, rest.sign(), 0.0) if outside == "sign" else rest
+def free_direction(rest: Tensor, outside: str, noise: Tensor | float | None = None) -> Tensor:
+    """What moves an entry without state: its sign (0 up to ``noise``) or itself; [..., m, n] -> [..., m, n].
+
+    ``noise`` is above 0.
+    """
+    if outside != "sign":
+        return rest
+    if noise is None:
+        return rest.sign()
+    multiples = rest / noise
+    return torch.hardshrink(multiples, 1.0, out=multiples).sign_()
+
+
+def rounding(gradients: Tensor) -> Tensor:
+    """What rounding leaves of an entry of a subspace's rest, [..., m, n] -> [..., 1, 1]."""
+    largest = torch.maximum(gradients.amax((-2, -1), keepdim=True), -gradients.amin((-2, -1), keepdim=True))
+    kind = torch.finfo(gradients.dtype)
+    return (NOISE * largest).clamp_min_(max(kind.tiny * kind.eps, 1e-38))  # above 0, also for a gradient of zero
 
 
 class FRUGAL(PartOptimizer):
@@ -82,8 +97,8 @@ class FRUGAL(PartOptimizer):
         more = {"outside_scale": outside_scale, "scale": scale, "reset": reset, "seed": seed}
         super().__init__(params, {**common(lr, weight_decay, betas, eps, update_gap, modules), **own, **more})
 
-    def _rule(self, states: Sequence[State], gradients: list[Tensor], group: Group) -> Directions:
-        return RULES[group["state_rule"]](states, gradients, group)
+    def _rule(self, group: Group) -> Rule:
+        return RULES[group["state_rule"]]
 
     def _new_split(self, group: Group, gradient: Tensor, generator: torch.Generator) -> Split:
         kind = SPLITS[group["splitter"]]
@@ -98,15 +113,14 @@ class FRUGAL(PartOptimizer):
             state.clear()
             state["chosen"] = chosen
 
-    def _move(self, group: Group, member: Member, split: Split, part: Tensor, direction: Tensor, factor: float) -> None:
-        split.add_up(member.weight, direction, -group["lr"] * group["scale"] * factor)
+    def _update(self, group: Group, states: Sequence[State], split: Split, work: Work) -> Tensor:
+        update, keep = work.gradients, 0.0
         if group["outside"] != "nothing" and not split.complete:
-            noise = NOISE * member.gradient.abs().max() if isinstance(split, Subspace) else 0.0
-            self._move_freely(group, member, split.residual(member.gradient, part), noise)
-
-    def _move_freely(self, group: Group, member: Member, rest: Tensor, noise: Tensor | float = 0.0) -> None:
-        rate = group["lr"] * group["scale"] * group["outside_scale"]
-        member.weight.add_(free_direction(rest, group["outside"], noise), alpha=-rate)
+            noise = rounding(update) if isinstance(split, Subspace) else None
+            update = free_direction(split.residual_(update, work.parts), group["outside"], noise)
+            keep = group["scale"] * group["outside_scale"]
+        split.add_up(update, work.directions, group["scale"], keep)
+        return update
 
     def _step_split(self, group: Group, members: Sequence[Member]) -> None:
         if group["splitter"] != "blocks":
@@ -119,10 +133,13 @@ class FRUGAL(PartOptimizer):
         for member in members if group["reset"] and not within else idle:
             member.state.clear()
         self._step_whole(group, [m for m in members if m.place in active], group["scale"])
-        for member in idle:
-            self._decay(group, [member.weight])
+        rate = group["lr"] * group["scale"] * group["outside_scale"]
+        for batch in batches(idle):
+            weights = [m.weight for m in batch]
+            self._decay(group, weights)
             if group["outside"] != "nothing":
-                self._move_freely(group, member, member.gradient)
+                directions = [free_direction(m.gradient, group["outside"]) for m in batch]
+                torch._foreach_add_(weights, directions, alpha=-rate)
 
 
 METHOD = FRUGAL

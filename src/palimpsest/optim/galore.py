@@ -17,10 +17,13 @@ See: ``fira`` (applies the rest too), ``frugal`` (signs of the rest; other ways 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from palimpsest.optim._part_optimizer import SubspaceAdam
-from palimpsest.optim._split_optimizer import MODULES, Group, Member, Parameters, common
+from palimpsest.optim._part_optimizer import SubspaceAdam, Work
+from palimpsest.optim._rules import State
+from palimpsest.optim._split_optimizer import MODULES, Group, Parameters, common
 from palimpsest.optim._splitter import Split
 
 __all__ = ["METHOD", "GaLore"]
@@ -45,8 +48,9 @@ class GaLore(SubspaceAdam):
         defaults = common(lr, weight_decay, betas, eps, update_gap, modules)
         super().__init__(params, {**defaults, "rank": rank, "alpha": alpha})
 
-    def _move(self, group: Group, member: Member, split: Split, part: Tensor, direction: Tensor, factor: float) -> None:
-        split.add_up(member.weight, direction, -group["lr"] * factor * group["alpha"])
+    def _update(self, group: Group, states: Sequence[State], split: Split, work: Work) -> Tensor:
+        split.add_up(work.gradients, work.directions, group["alpha"], keep=0.0)
+        return work.gradients
 
 
 METHOD = GaLore
