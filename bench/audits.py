@@ -95,11 +95,12 @@ def measure(model: Any, adapter: CausalLM, rows: Sequence[Row], tokens: int, rou
     )
     alike = sum(x == y for x, y in zip(said, batched, strict=True)) / len(rows)
     loop, whole = (slow[0] + slower[0], slow[1] + slower[1]), (fast[0] + faster[0], fast[1] + faster[1])
-    return {
-        "score": {**compared(slow, fast), "largest_difference": apart},
-        "generate": {**compared(slower, faster), "same_texts": alike},
-        "together": compared(loop, whole),
-    }
+    rows_found = [
+        {"part": "score", **compared(slow, fast)},
+        {"part": "generate", **compared(slower, faster)},
+        {"part": "together", **compared(loop, whole)},
+    ]
+    return {"rows": rows_found, "largest_difference_of_scores": apart, "share_of_same_texts": alike}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,15 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adapter = CausalLM(tokenizer, chat=given.model.startswith("smollm2"))
     rows = authors((given.rows + 3) // 4, 4)[: given.rows]
     found = measure(model.to(given.device), adapter, rows, given.tokens, given.rounds)
-    found["settings"] = {"model": given.model, "rows": len(rows), "tokens": given.tokens, "device": given.device}
-    found["settings"] |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
-    for name in ("score", "generate", "together"):
-        part = found[name]
+    found |= {"model": given.model, "questions": len(rows), "tokens": given.tokens, "device": given.device}
+    found |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
+    for part in found["rows"]:
         print(
-            f"{name:9} loop {part['loop_seconds']:7.2f} s   batched {part['batched_seconds']:7.2f} s   "
+            f"{part['part']:9} loop {part['loop_seconds']:7.2f} s   batched {part['batched_seconds']:7.2f} s   "
             f"{part['ratio']:.1f} times as fast ({part['processor_ratio']:.1f} in processor time)"
         )
-    apart, alike = found["score"]["largest_difference"], found["generate"]["same_texts"]
+    apart, alike = found["largest_difference_of_scores"], found["share_of_same_texts"]
     print(f"log-probabilities differ by at most {apart:.1e}; {100 * alike:.0f} % of the texts are identical")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -76,24 +76,36 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
     }
 
 
-def report(runs: list[dict[str, Any]]) -> None:
-    first = runs[0]
-    print(f"{first['parameters'] / 1e6:.1f}M parameters, {BATCH} x {LENGTH} tokens, {first['threads']} threads, AdamW")
-    print(f"{'heap':<9}{'median s':>9}{'lowest s':>9}{'cpu s':>9}{'page faults':>13}{'peak MB':>9}")
-    medians: dict[bool, tuple[float, float]] = {}
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of all steps with the default heap and with the kept one, and kept / default."""
+    rows = []
     for kept in (False, True):
         own = [run for run in runs if run["kept"] == kept]
         if not own:
             raise SystemExit("bench/heap.py: keep_heap has no effect on this platform, so there is nothing to compare.")
         steps = {name: [x for run in own for x in run[name]] for name in ("seconds", "processor_seconds", "faults")}
-        wall, processor, faults = (statistics.median(values) for values in steps.values())
-        medians[kept] = wall, processor
+        row = {"heap": "kept" if kept else "default", "median_seconds": statistics.median(steps["seconds"])}
+        row |= {"lowest_seconds": min(steps["seconds"])}
+        row |= {"median_processor_seconds": statistics.median(steps["processor_seconds"])}
+        row |= {"median_page_faults": statistics.median(steps["faults"]), "peak_mb": max(r["peak_mb"] for r in own)}
+        rows.append(row)
+    default, kept_row = rows
+    ratios = {name: kept_row[f"median_{name}"] / default[f"median_{name}"] for name in ("seconds", "processor_seconds")}
+    same = {name: runs[0][name] for name in ("parameters", "threads")}
+    return {"rows": rows, "kept_over_default": ratios, "tokens": [BATCH, LENGTH], **same}
+
+
+def report(found: dict[str, Any]) -> None:
+    tokens = " x ".join(map(str, found["tokens"]))
+    print(f"{found['parameters'] / 1e6:.1f}M parameters, {tokens} tokens, {found['threads']} threads, AdamW")
+    print(f"{'heap':<9}{'median s':>9}{'lowest s':>9}{'cpu s':>9}{'page faults':>13}{'peak MB':>9}")
+    for row in found["rows"]:
         print(
-            f"{'kept' if kept else 'default':<9}{wall:>9.3f}{min(steps['seconds']):>9.3f}{processor:>9.3f}"
-            f"{faults:>13.0f}{max(run['peak_mb'] for run in own):>9.0f}"
+            f"{row['heap']:<9}{row['median_seconds']:>9.3f}{row['lowest_seconds']:>9.3f}"
+            f"{row['median_processor_seconds']:>9.3f}{row['median_page_faults']:>13.0f}{row['peak_mb']:>9.0f}"
         )
-    wall_ratio, processor_ratio = (medians[True][i] / medians[False][i] for i in (0, 1))
-    print(f"kept / default: time {wall_ratio:.3f}, processor time {processor_ratio:.3f}")
+    ratios = found["kept_over_default"]
+    print(f"kept / default: time {ratios['seconds']:.3f}, processor time {ratios['processor_seconds']:.3f}")
 
 
 def main() -> None:
@@ -115,9 +127,10 @@ def main() -> None:
             environment = os.environ | {"PALIMPSEST_KEEP_HEAP": setting}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
-    report(runs)
+    found = summary(runs)
+    report(found)
     if options.json:
-        options.json.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ def benches_page(benches: Sequence[Bench]) -> str:
     for bench in benches:
         first, *more = re.split(r"\n\s*\n", bench.about)
         parts += [f"## {escape(bench.name)}", prose(first)]
-        parts += [code(block.strip(), "sh") if block.startswith("    ") else prose(block) for block in more]
+        parts += [
+            code(textwrap.dedent(block).strip(), "sh") if block.startswith("    ") else prose(block) for block in more
+        ]
         header = list(dict.fromkeys(key for row in bench.rows for key in row))
         parts.append(
             table([escape(key) for key in header], [[row.get(key, "") for key in header] for row in bench.rows])

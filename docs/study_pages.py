@@ -31,6 +31,8 @@ WIDE = "---\nhide: [toc]\n---"
 """The head of a page whose tables need the room of the table of contents."""
 MOST_PICTURES = 6
 """A study that watched more quantities than this leaves their curves to its report."""
+AFTER = "after"
+"""The run that a recipe is about: its variants are held against it."""
 
 
 def load_studies(folder: Path) -> dict[str, Report]:
@@ -50,7 +52,7 @@ def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
     parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
     if treatments := _doses(report):
         parts += ["## Dose and response", *_responses(report, treatments)]
-    parts += ["## Figures", _figures(report)]
+    parts += ["## Figures", _figures(report), *_against_after(report)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
         parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
     if pictures := _pictures(report):
@@ -99,7 +101,7 @@ def _pictures(report: Report) -> list[str]:
 def _figures(report: Report) -> str:
     """One line a run, one column an audit of a role and, where there is one, its paired difference to the retrained."""
     found = {(s.run, s.role, s.audit): s for s in report.scores}
-    versus = {(v.run, v.role, v.audit): v for v in report.versus if v.kind == "difference"}
+    versus = {(v.run, v.role, v.audit): v for v in report.versus if v.kind == "difference" and v.reference != AFTER}
     compared = {key[1:] for key in versus}
     header = [""]
     for key in dict.fromkeys((s.role, s.audit) for s in report.scores):
@@ -116,6 +118,26 @@ def _figures(report: Report) -> str:
     return table(header, lines)
 
 
+def _against_after(report: Report) -> list[str]:
+    """One line a variant, one column an audit of a role: the paired difference to the run that the recipe is about."""
+    found = {(v.run, v.role, v.audit): v for v in report.versus if v.reference == AFTER}
+    if not found:
+        return []
+    keys = list(dict.fromkeys(key[1:] for key in found))
+    lines = [
+        [escape(run.label or run.name), *(_shown(found.get((run.name, *key))) for key in keys)]
+        for run in report.runs
+        if run.name in {key[0] for key in found}
+    ]
+    return [_minus(report), table(["", *(escape(_words(" ".join(key))) for key in keys)], lines)]
+
+
+def _minus(report: Report) -> str:
+    """What a table of differences holds."""
+    label = next((run.label or run.name for run in report.runs if run.name == AFTER), AFTER)
+    return f"The same minus that of {escape(label)}, paired by item and seed:"
+
+
 def _words(name: str) -> str:
     """A name of the code as words of a text."""
     return name.replace("_", " ")
@@ -127,19 +149,26 @@ def _shown(figure: Score | Versus | None) -> str:
 
 
 def _over_stages(report: Report, audit: str) -> str:
-    """One line a run, one column a figure of its stage matrix; then the matrix of the first run."""
+    """One line a run, one column a figure of its stage matrix; the same as differences; the matrix of the first run."""
     matrices = [m for m in report.matrices if m.audit == audit]
     labels = {run.name: run.label or run.name for run in report.runs}
-    names = list(dict.fromkeys(f.name for m in matrices for f in m.figures if math.isfinite(f.value)))
-    lines = []
-    for matrix in matrices:
-        found = {f.name: f for f in matrix.figures if math.isfinite(f.value)}
-        lines.append([escape(labels[matrix.run]), *(_interval(found[n]) if n in found else "–" for n in names)])
+    parts = [_figures_of_stages([(labels[m.run], m.figures) for m in matrices])]
+    if differences := [(labels[m.run], m.differences) for m in matrices if m.differences]:
+        parts += [_minus(report), _figures_of_stages(differences)]
     first = matrices[0]
     stages = [[escape(s), *(number(v, 3) for v in row)] for s, row in zip(first.stages, first.values, strict=True)]
-    figures = table(["", *(escape(_words(name)) for name in names)], lines)
-    matrix_of = f"{escape(labels[first.run])}, stage by stage:"
-    return "\n\n".join([figures, matrix_of, table(["after", *map(escape, first.roles)], stages)])
+    parts += [f"{escape(labels[first.run])}, stage by stage:", table(["after", *map(escape, first.roles)], stages)]
+    return "\n\n".join(parts)
+
+
+def _figures_of_stages(runs: Sequence[tuple[str, Sequence[StageFigure]]]) -> str:
+    """One line a run, one column a figure; those that no run has are left out."""
+    names = list(dict.fromkeys(f.name for _, own in runs for f in own if math.isfinite(f.value)))
+    lines = []
+    for label, own in runs:
+        found = {f.name: f for f in own if math.isfinite(f.value)}
+        lines.append([escape(label), *(_interval(found[n]) if n in found else "–" for n in names)])
+    return table(["", *(escape(_words(name)) for name in names)], lines)
 
 
 def _interval(figure: StageFigure | Interval) -> str:

@@ -4,10 +4,11 @@ About five minutes on one core, with three seeds:
 
     palimpsest run recipes/prose-code.py --allow-imports
 
-The grid is three maxima of the rate, three shares of the old text among the new, and three schedules; all arms read
-as many tokens.  ``cosine`` re-warms a model whose rate had fallen and lets it fall again; ``infinite`` goes on from a
-model that had stayed on its plateau, and anneals at the end; ``constant`` goes on at the rate to which the first phase
-fell.  ``retrained`` is joint training from scratch on what both phases hold, at as many tokens as the two together.
+The grid is three maxima of the rate, three shares of the old text among the new, and four schedules; all arms read
+as many tokens.  ``cosine`` re-warms a model whose rate had fallen and lets it fall again; ``wsd`` re-warms the same
+model, but stays at the maximum for half of the phase and falls in the other; ``infinite`` goes on from a model that had
+stayed on its plateau, and anneals in the second half; ``constant`` goes on at the rate to which the first phase fell.
+``retrained`` is joint training from scratch on what both phases hold, at as many tokens as the two together.
 ``english-german.py`` is the other shift.
 """
 
@@ -30,6 +31,7 @@ OPEN: Spec = {"plateau": PLATEAU, "floor": FLOOR}
 """Of the infinite schedule: the first phase ends on the plateau, and the second goes on there before it anneals."""
 SCHEDULES: dict[str, Spec] = {
     "cosine": {"rewarm": ENDS},
+    "wsd": {"wsd": {"decay": 0.5, **ENDS}},
     "infinite": {"infinite": {"warmup": 0.0, "cooldown": 0.0, "annealing": 0.5, **OPEN}},
 }
 CODE = {"zoo": "corpus", "part": "code", "characters": 64}

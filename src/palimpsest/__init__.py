@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from palimpsest.adapters.causal_lm import CausalLM
     from palimpsest.adapters.classifier import Classifier
     from palimpsest.audit import Scores, Subject
-    from palimpsest.combine import OneSidedProjection, Sum
+    from palimpsest.combine import ConeProjection, OneSidedProjection, Sum
     from palimpsest.compare import compare
     from palimpsest.kernels.cut_cross_entropy import linear_cross_entropy
     from palimpsest.loop import Result, Training, fit
@@ -43,7 +43,7 @@ _HOMES = {
     "adapters.causal_lm": ("CausalLM",),
     "adapters.classifier": ("Classifier",),
     "audit": ("Scores", "Subject"),
-    "combine": ("OneSidedProjection", "Sum"),
+    "combine": ("ConeProjection", "OneSidedProjection", "Sum"),
     "compare": ("compare",),
     "kernels.cut_cross_entropy": ("linear_cross_entropy",),
     "loop": ("Result", "Training", "fit"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 
 import torch
@@ -26,7 +26,7 @@ _Table = dict[_Key, dict[str, list[Scores]]]
 _Expect = Mapping[str, str | Mapping[str, str | float]]
 """``role/audit`` -> an expectation as a recipe writes it."""
 
-BEFORE, RETRAINED = "before", "retrained"
+BEFORE, AFTER, RETRAINED = "before", "after", "retrained"
 ITEMS = 10
 
 
@@ -48,13 +48,13 @@ def build_report(
 ) -> Report:
     """The report of one recipe.
 
-    Runs are held against the run ``before`` and, where there is one, against ``retrained``; verdicts are about the
-    runs of kind ``after``.  ``expect`` maps ``role/audit`` to an expectation (see ``verdict``), ``rows`` (role, id)
-    to the row an item is shown with.
+    Runs are held against the run ``before`` and, where there is one, against ``retrained``, variants against ``after``
+    too; verdicts are about the runs of kind ``after``.  ``expect`` maps ``role/audit`` to an expectation (see
+    ``verdict``), ``rows`` (role, id) to the row an item is shown with.
     Raises ``ValueError`` when runs measured different items, or when an expectation cannot be read.
     """
     table, missing = _table(measurements, runs)
-    changes, versus = _comparisons(table, resamples, seed)
+    changes, versus = _comparisons(table, {run.name for run in runs if run.kind == "variant"}, resamples, seed)
     return Report(
         name=name,
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,8 +73,10 @@ def build_report(
     )
 
 
-def _comparisons(table: _Table, resamples: int, seed: int) -> tuple[tuple[Change, ...], tuple[Versus, ...]]:
-    """Every run against ``before``, with p adjusted over all of them, and against ``retrained``."""
+def _comparisons(
+    table: _Table, variants: Set[str], resamples: int, seed: int
+) -> tuple[tuple[Change, ...], tuple[Versus, ...]]:
+    """Every run against ``before``, with p adjusted over all of them, and ``retrained``; variants against ``after``."""
     changes, versus = [], []
     for key, by_run in table.items():
         for run, after in by_run.items():
@@ -82,6 +84,8 @@ def _comparisons(table: _Table, resamples: int, seed: int) -> tuple[tuple[Change
                 changes.append(_change(run, key, by_run[BEFORE], after, resamples, seed))
             if run not in (BEFORE, RETRAINED) and RETRAINED in by_run:
                 versus.append(_versus(run, key, after, by_run[RETRAINED], resamples, seed))
+            if run in variants and AFTER in by_run:
+                versus.append(_against(run, key, AFTER, after, by_run[AFTER], resamples, seed))
     adjusted = statistics.holm([change.p for change in changes])
     return tuple(dataclasses.replace(c, p_holm=p) for c, p in zip(changes, adjusted)), tuple(versus)
 
@@ -191,16 +195,26 @@ def _versus(
         figure = sum(t.statistic for t in tests) / len(tests)
         p = sorted(t.p for t in tests)[(len(tests) - 1) // 2]
         return Versus(run, *key, RETRAINED, kind, figure, math.nan, math.nan, p)
-    compare = statistics.relative_difference if kind == "relative" else _difference
-    interval = compare(after, reference, resamples=resamples, seed=seed)
+    if kind == "difference":
+        return _against(run, key, RETRAINED, after, reference, resamples, seed)
+    interval = statistics.relative_difference(after, reference, resamples=resamples, seed=seed)
     p = _test(reference, after, resamples, seed)[1]
     return Versus(run, *key, RETRAINED, kind, interval.value, interval.low, interval.high, p)
 
 
-def _difference(
-    after: Sequence[Scores], reference: Sequence[Scores], *, resamples: int = 2000, seed: int = 0
-) -> statistics.Interval:
-    return statistics.paired_bootstrap_over_seeds(reference, after, resamples=resamples, seed=seed)
+def _against(
+    run: str,
+    key: _Key,
+    name: str,
+    scores: Sequence[Scores],
+    reference: Sequence[Scores],
+    resamples: int,
+    seed: int,
+) -> Versus:
+    """The paired difference of ``scores`` to those of the run ``name``, whatever a forget audit wants of it."""
+    interval = statistics.paired_bootstrap_over_seeds(reference, scores, resamples=resamples, seed=seed)
+    p = _test(reference, scores, resamples, seed)[1]
+    return Versus(run, *key, name, "difference", interval.value, interval.low, interval.high, p)
 
 
 def _verdicts(

@@ -146,7 +146,8 @@ class Stage:
     the stage's; ``watch`` measures on the way.
     ``trains`` other than ``model`` names a companion that is trained beside the model, from ``starts``.
     ``reference`` is the model before training: ``auto`` caches what it said wherever that is exact and copies the model
-    otherwise; ``copy``, ``cached`` and ``adapter_off`` say how.  ``{slow_average: {decay: 0.25}}`` follows the model.
+    otherwise; ``copy``, ``cached`` and ``adapter_off`` say how.  ``start`` is the model before the first stage of the
+    run, as the report's ``before`` is; ``{slow_average: {decay: 0.25}}`` follows the model.
     """
 
     __pydantic_config__ = STRICT
@@ -184,7 +185,7 @@ class Recipe:
     ``variants`` are other last stages from the same start; ``baselines`` come from files of that folder.
     ``tasks`` make it a sequence: stage -> the role that it teaches. Then the stages from the first task's on all lead
     to ``after`` (and replace the last stage above), and all audits run after each of them. The key ``before`` names
-    what the model could do at the start.
+    what the model could do at the start. ``chance``: audit -> what a model without any skill scores in every task.
     """
 
     __pydantic_config__ = STRICT
@@ -195,6 +196,7 @@ class Recipe:
     name: str = "run"
     title: str = ""
     tasks: dict[str, str] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
     variants: dict[str, list[Stage]] = field(default_factory=dict)
     baselines: list[Spec] = field(default_factory=list)
     expect: dict[str, Any] = field(default_factory=dict)
@@ -237,7 +239,7 @@ def parse_recipe(
         override(data, text)
     data = _with_stages(data)
     if audit_only:
-        trains = ("tasks", "variants", "baselines", "expect", "seeds")
+        trains = ("tasks", "chance", "variants", "baselines", "expect", "seeds")
         data = {k: v for k, v in data.items() if k not in trains} | {"stages": []}
     recipe: Recipe = validated(Recipe, data)
     check(recipe, allow_imports=allow_imports, audit_only=audit_only)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from palimpsest.loop import Training
-from palimpsest.objective import WEIGHTS, Schedule, Total
+from palimpsest.objective import WEIGHTS, Total
 from palimpsest.procedure import takes
 from palimpsest.recipe import Lora, Recipe, RecipeError, Slow, Stage, short, suggest
 from palimpsest.recipe_parts import (
@@ -21,12 +23,12 @@ from palimpsest.recipe_parts import (
     compile_reference,
     compile_training,
 )
-from palimpsest.role_data import check_audited_roles, check_audits, check_roles, paired_with
-from palimpsest.schedule import Joins
+from palimpsest.role_data import audit_names, check_audited_roles, check_audits, check_roles, paired_with
+from palimpsest.schedule import Anneals
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
-__all__ = ["ChecksTraining", "check"]
+__all__ = ["ChecksTraining", "cautions", "check"]
 
 LONGEST_NAME = 80
 
@@ -63,24 +65,41 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             raise RecipeError(f"variants.{label}: it has no stage; give it one, or remove it.")
         for i, stage in enumerate(stages):
             _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
-    _check_sequence(_placed("stages", recipe.stages), allow_imports)
+    _check_adapters(_placed("stages", recipe.stages))
     for label, stages in recipe.variants.items():
         trunk = _placed("stages", recipe.stages[: recipe.start])
-        _check_sequence(trunk | _placed(f"variants.{label}", stages), allow_imports)
+        _check_adapters(trunk | _placed(f"variants.{label}", stages))
     compile_audits(recipe, allow_imports=allow_imports)
     _check_tasks(recipe)
     runs = _check_runs(recipe, allow_imports)
     check_audits(recipe, runs)
 
 
+def cautions(recipe: Recipe, *, allow_imports: bool = False) -> list[str]:
+    """Sentences on what a recipe that can run may well not mean."""
+    chains = [_placed("stages", recipe.stages)]
+    trunk = _placed("stages", recipe.stages[: recipe.start])
+    chains += [trunk | _placed(f"variants.{label}", stages) for label, stages in recipe.variants.items()]
+    found = [text for chain in chains for text in _annealed_before(chain, allow_imports)]
+    return list(dict.fromkeys(found))
+
+
+def _annealed_before(chain: Mapping[str, Stage], allow_imports: bool) -> list[str]:
+    """A sentence for each stage that enters its plateau from a rate which the stage before has already annealed."""
+    found: list[str] = []
+    trained = [(place, stage) for place, stage in chain.items() if stage.objective and stage.trains == "model"]
+    for (_, before), (place, own) in itertools.pairwise(trained):
+        first, then = (compile_training(s, place, allow_imports=allow_imports).schedule for s in (before, own))
+        if isinstance(first, Anneals) and isinstance(then, Anneals) and first.annealing and then(0.0) >= then.plateau:
+            found.append(
+                f"{place}.train.schedule: this stage begins at its plateau or above, though {before.name} has annealed"
+                " the rate; go on from a stage with annealing: 0, or give this one a warmup."
+            )
+    return found
+
+
 def _placed(home: str, stages: Sequence[Stage]) -> dict[str, Stage]:
     return {f"{home}.{i}": stage for i, stage in enumerate(stages)}
-
-
-def _check_sequence(stages: Mapping[str, Stage], allow_imports: bool) -> None:
-    """What a stage takes over from the one before it."""
-    _check_adapters(stages)
-    _check_joins(stages, allow_imports)
 
 
 def _check_adapters(stages: Mapping[str, Stage]) -> None:
@@ -107,23 +126,9 @@ def _check_adapters(stages: Mapping[str, Stage]) -> None:
             before = lora
 
 
-def _check_joins(stages: Mapping[str, Stage], allow_imports: bool) -> None:
-    """Whether each schedule that goes on where another ended can."""
-    before: Schedule | None = None
-    for place, stage in stages.items():
-        if stage.trains != "model" or not stage.objective:
-            continue
-        schedule = compile_training(stage, place, allow_imports=allow_imports).schedule
-        if isinstance(schedule, Joins):
-            try:
-                schedule.check_join(before)
-            except ValueError as error:
-                raise RecipeError(f"{place}.train.schedule: {error}") from None
-        before = schedule
-
-
 def _check_tasks(recipe: Recipe) -> None:
     """Whether each task has a stage of its own and an audit, in the order of the stages."""
+    _check_chance(recipe)
     if not recipe.tasks:
         return
     names = [stage.name for stage in recipe.stages]
@@ -143,6 +148,19 @@ def _check_tasks(recipe: Recipe) -> None:
         variant = [s.name for s in stages if s.name in recipe.tasks]
         if len(set(variant)) != len(variant):
             raise RecipeError(f"variants.{label}: two of its stages have the same name; rename one.")
+
+
+def _check_chance(recipe: Recipe) -> None:
+    """Whether each level of chance is that of an audit of the tasks."""
+    known = sorted({name for role in recipe.tasks.values() for name in audit_names(recipe.audits.get(role, []))})
+    for audit, level in recipe.chance.items():
+        place = f"chance.{short(audit, quoted=False)}"
+        if not recipe.tasks:
+            raise RecipeError(f"{place}: it is for forward transfer between tasks, and there are none; remove it.")
+        if audit not in known:
+            raise RecipeError(f"{place}: no task is measured by this; {suggest(audit, known)}")
+        if not math.isfinite(level):
+            raise RecipeError(f"{place}: give what a model without any skill scores, not {level}.")
 
 
 def _check_name(name: str, place: str) -> None:
@@ -262,6 +280,8 @@ def _check_reference(stage: Stage, total: Total | None, place: str, recipe: Reci
     kind = compile_reference(stage.reference, place)
     if isinstance(kind, Slow) and total is None:
         raise RecipeError(f"{place}.reference: a slow average follows training, but the stage has none; remove it.")
+    if kind == "start" and stage.trains != "model":
+        raise RecipeError(f"{place}.reference: a companion has no start but its own; write auto or copy.")
     if kind == "adapter_off":
         if stage.lora is None:
             raise RecipeError(f"{place}.reference: adapter_off needs lora in the same stage; add it, or write auto.")
@@ -292,7 +312,7 @@ def _check_runs(recipe: Recipe, allow_imports: bool) -> list[str]:
         for stage in baseline.stages:
             _check_stage(stage, f"baselines.{i}.{stage.name}", recipe, allow_imports)
         trunk = recipe.stages[: recipe.start] if baseline.start == "before" else []
-        _check_sequence(_placed("stages", trunk) | _placed(f"baselines.{i}", baseline.stages), allow_imports)
+        _check_adapters(_placed("stages", trunk) | _placed(f"baselines.{i}", baseline.stages))
         found.append(baseline.name)
     twice = [n for n in found if found.count(n) > 1]
     if twice:

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 PLAIN_OPTIMIZERS = ("adamw", "sgd")
-REFERENCES = ("auto", "copy", "cached", "adapter_off", "slow_average")
+REFERENCES = ("auto", "copy", "cached", "adapter_off", "start", "slow_average")
 
 
 def compile_objective(stage: Stage, place: str, *, allow_imports: bool = False) -> Total | None:
@@ -128,10 +128,10 @@ def compile_layers(spec: Spec | Sequence[Spec] | None, place: str, *, allow_impo
 
 
 def compile_combine(spec: Spec | None, place: str) -> Any:
-    """``sum`` or ``one_sided_projection``."""
-    from palimpsest.combine import OneSidedProjection, Sum
+    """``sum`` or one of the projections."""
+    from palimpsest.combine import ConeProjection, OneSidedProjection, Sum
 
-    known = {"sum": Sum, "one_sided_projection": OneSidedProjection}
+    known = {"sum": Sum, "one_sided_projection": OneSidedProjection, "cone_projection": ConeProjection}
     spec = {spec: {}} if isinstance(spec, str) else {"sum": {}} if spec is None else spec
     if len(spec) != 1:
         raise RecipeError(f"{place}.combine: name one combination, not {len(spec)}; there are: {', '.join(known)}.")

@@ -95,7 +95,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Versus:
-    """A run against the retrained run: a difference, a relative difference in percent, or a KS statistic."""
+    """A run against another one, ``reference``: a difference, a relative difference in percent, or a KS statistic.
+
+    The reference is the run ``retrained``, or, of a variant's difference, the run ``after``.
+    """
 
     run: str
     role: str
@@ -129,7 +132,10 @@ class StageFigure:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One audit of one run before its stages and after each: ``values[stage][role]``, and figures drawn from it."""
+    """One audit of one run before its stages and after each: ``values[stage][role]``, and figures drawn from it.
+
+    ``differences`` are a variant's figures minus those of the run ``after``, paired by item and seed.
+    """
 
     audit: str
     stages: tuple[str, ...]
@@ -138,6 +144,7 @@ class Matrix:
     better: str = "higher"
     run: str = "after"
     figures: tuple[StageFigure, ...] = ()
+    differences: tuple[StageFigure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from palimpsest.measure import build_report
 from palimpsest.plans import Plan, plans, stage_folders
 from palimpsest.processes import agreed, count, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
+from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
@@ -105,6 +106,8 @@ def run(
     if report is not None:
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
+        for caution in cautions(recipe, allow_imports=allow_imports):
+            told.note(caution)
         work = _Work(recipe, out, rows, answers, told, allow_imports)
         for seed in recipe.seeds:
             work.seed(seed)
@@ -176,7 +179,9 @@ class _Work:
         for plan in self.plans:
             start = starts[plan.start]
             _set_weights(loaded.model, start.weights)
-            trained = Trained(loaded.model, dict(start.companions), list(start.interventions), start.states)
+            trained = Trained(
+                loaded.model, dict(start.companions), list(start.interventions), start.states, start.weights
+            )
             home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
@@ -275,7 +280,8 @@ class _Work:
             to_yaml(self.recipe),
             environment(),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
-            matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched),
+            warnings=cautions(self.recipe, allow_imports=self.allow_imports),
+            matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, chance=self.recipe.chance),
         )
         write_text(self.out / "report.json", report.to_json() + "\n")
         return report

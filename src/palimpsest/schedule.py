@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Joins", "WarmsUp"]
+__all__ = ["Anneals", "WarmsUp"]
 
 
 @runtime_checkable
@@ -19,9 +18,15 @@ class WarmsUp(Protocol):
 
 
 @runtime_checkable
-class Joins(Protocol):
-    """A schedule that may go on where that of the stage before has ended."""
+class Anneals(Protocol):
+    """A schedule with a plateau that may last as long as data come, and an annealing, as a share of the stage."""
 
-    def check_join(self, before: Callable[[float], float] | None) -> None:
-        """Raises ``ValueError`` where it would not; ``before`` is the schedule before, None for a constant rate."""
+    @property
+    def annealing(self) -> float:
+        """0 where the stage ends on the plateau, from which a later one goes on."""
+        ...
+
+    @property
+    def plateau(self) -> float:
+        """The multiplier of the rate."""
         ...

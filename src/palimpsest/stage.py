@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import resource
@@ -51,6 +52,8 @@ class Trained:
     companions: dict[str, nn.Module]
     interventions: list[Intervention]
     states: States = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    """The weights with which the first of those stages began."""
 
 
 @dataclass(frozen=True)
@@ -207,13 +210,14 @@ class _Work:
             roles.selections[role] = self._selected(role, spec)
         torch.manual_seed(self.seed)
         working = self.model
+        kind = compile_reference(stage.reference, self.place)
+        origin = self._origin(kind, total)
         if stage.lora is not None:
             working = low_rank.attach(working, stage.lora, self.trained.states, self.seed, f"{self.place}.lora")
         layers = compile_layers(stage.layers, f"{self.place}.layers", allow_imports=self.allow_imports)
         installed: list[Any] = []
         try:
-            kind = compile_reference(stage.reference, self.place)
-            reference = self._reference(kind, total, working)
+            reference = origin or self._reference(kind, total, working)
             for layer in layers:
                 layer.install(working)
                 installed.append(layer)
@@ -235,6 +239,14 @@ class _Work:
         curves = result.curves | kept(result, self.folder)
         outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
         return outcome, result.states
+
+    def _origin(self, kind: str | Slow, total: Total | None) -> Reference | None:
+        """The model with which the plan began, where the stage asks for it; taken before an adapter is attached."""
+        if kind != "start" or total is None or not total.needs("ref"):
+            return None
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(dict(self.trained.start))
+        return Frozen(model)
 
     def _reference(self, kind: str | Slow, total: Total | None, model: nn.Module) -> Reference | None:
         """The model as it is now, before any edit, in the cheapest form that is exact."""

@@ -3,6 +3,7 @@
 A recipe's ``tasks`` say which stage teaches which role; every audit that is measured on more than one of those roles
 in one direction gives a matrix.  Roles with that audit that no stage teaches are held out: what the stages did to them
 is ``held_out_change``.  Where all stages watch the tasks, the figures of what happens between the stages stand beside.
+Of every run but ``after`` the differences of its figures to those of ``after`` are drawn too, on the same resamples.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from palimpsest.audit import Scores
-from palimpsest.continual import Cells, intervals, matrix_of
+from palimpsest.continual import FIGURES, Cells, MatrixFigure, StageMatrix, intervals, matrix_of
 from palimpsest.curves import (
     StepCurves,
     gap_area,
@@ -30,14 +32,18 @@ from palimpsest.curves import (
     worst_of_earlier,
 )
 from palimpsest.report import Matrix, StageFigure
-from palimpsest.resample import student_quantile
+from palimpsest.resample import Array, student_quantile
 from palimpsest.run_folder import read_scores
+from palimpsest.statistics import Interval
 from palimpsest.watch import Watched
 
 __all__ = ["BEFORE", "Staged", "WatchedStages", "stage_matrices"]
 
 BEFORE = "before"
 """The key in ``tasks`` for what the stages before the first task's taught."""
+
+AFTER = "after"
+"""The run whose figures are taken off those of the others."""
 
 Rows = Sequence[tuple[str, Path]]
 """Of one seed: each stage and the file of what was measured after it; first what was before any of them."""
@@ -62,44 +68,137 @@ _BETWEEN: Mapping[str, Callable[[StepCurves], float | None]] = {
 }
 
 
+@dataclass(frozen=True)
+class _Sequence:
+    """One audit of one run; ``between`` has the figures of what happened between the stages, one value a seed."""
+
+    run: str
+    audit: str
+    stages: Sequence[str]
+    roles: Sequence[str]
+    taught: Sequence[int | None]
+    better: str
+    cells: Sequence[Cells]
+    chance: Sequence[float] | None
+    between: Mapping[str, Sequence[float | None]]
+
+
 def stage_matrices(
     staged: Staged,
     tasks: Mapping[str, str],
     watched: WatchedStages | None = None,
     *,
+    chance: Mapping[str, float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Matrix]:
     """One matrix for each run and audit, means over seeds, with intervals over items and seeds beside its figures.
 
+    ``chance`` is what a model without any skill scores, by audit.
+
     Runs that lack the stage of one of the tasks, such as one that trains on all of them together, have none.
     """
     found = []
     for run, by_seed in staged.items():
-        stages = [name for name, _ in next(iter(by_seed.values()))]
-        if not all(stage in stages for stage in tasks):
+        if not all(stage in _stages(by_seed) for stage in tasks):
             continue
         for audit in _audits(next(iter(by_seed.values())), tasks):
-            matrix = _matrix(run, audit, by_seed, stages, tasks, resamples, seed)
-            between = _between(matrix, list((watched or {}).get(run, {}).values()), tasks)
-            found.append(dataclasses.replace(matrix, figures=(*matrix.figures, *between)))
+            level = (chance or {}).get(audit)
+            own = _sequence(run, audit, by_seed, tasks, (watched or {}).get(run, {}), level)
+            matrix = _matrix(own, resamples, seed)
+            if run != AFTER and AFTER in staged:
+                after = _sequence(AFTER, audit, staged[AFTER], tasks, (watched or {}).get(AFTER, {}), level)
+                matrix = dataclasses.replace(matrix, differences=_differences(own, after, resamples, seed))
+            found.append(matrix)
     return found
 
 
-def _between(matrix: Matrix, seeds: Sequence[Sequence[Watched | None]], tasks: Mapping[str, str]) -> list[StageFigure]:
-    """What happened between the stages, means and 95 % Student intervals over seeds; nothing unless all was watched."""
-    taught = {f"{role}/{matrix.audit}": matrix.stages.index(stage) for stage, role in tasks.items()}
-    curves = [_joined(stages, taught, matrix.better) for stages in seeds]
-    if not curves or any(own is None for own in curves):
-        return []
-    every = curves[0].every if curves[0] is not None else 1
+def _stages(by_seed: Mapping[int, Rows]) -> list[str]:
+    return [name for name, _ in next(iter(by_seed.values()))]
+
+
+def _sequence(
+    run: str,
+    audit: str,
+    by_seed: Mapping[int, Rows],
+    tasks: Mapping[str, str],
+    watched: Mapping[int, Sequence[Watched | None]],
+    chance: float | None,
+) -> _Sequence:
+    """Reads one audit of one run."""
+    stages = _stages(by_seed)
+    measured = [[_by_role(file, audit) for _, file in rows] for rows in by_seed.values()]  # [seed][stage]
+    first = measured[0][-1]
+    roles = [*tasks.values(), *(role for role in first if role not in tasks.values())]
+    taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
+    cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
+    better = first[roles[0]].better
+    places = {f"{role}/{audit}": stages.index(stage) for stage, role in tasks.items()}
+    between = _between(places, better, list(watched.values()))
+    levels = None if chance is None else [chance] * len(roles)
+    return _Sequence(run, audit, stages, roles, taught, better, cells, levels, between)
+
+
+def _matrix(own: _Sequence, resamples: int, seed: int) -> Matrix:
+    values = np.mean([matrix_of(cells, own.taught).values for cells in own.cells], axis=0)  # [S + 1, roles]
+    found = intervals(own.cells, own.taught, chance=own.chance, resamples=resamples, seed=seed)
+    figures = (*_figures(found), *_spread(own.between))
+    rows = tuple(map(tuple, values.tolist()))
+    return Matrix(own.audit, tuple(own.stages), tuple(own.roles), rows, own.better, own.run, figures)
+
+
+def _differences(own: _Sequence, other: _Sequence, resamples: int, seed: int) -> tuple[StageFigure, ...]:
+    """The figures of ``own`` minus those of ``other``.
+
+    Both are laid into one matrix, one below the other, so that a resample draws the same items and seeds for both.
+    """
+    both: list[Cells] = [[*a, *b] for a, b in zip(own.cells, other.cells, strict=True)]
+    wanted = {
+        name: partial(_minus, figure=figure, rows=len(own.stages), taught=tuple(other.taught))
+        for name, figure in FIGURES.items()
+    }
+    found = intervals(both, own.taught, wanted, chance=own.chance, resamples=resamples, seed=seed)
+    pairs = {n: zip(own.between[n], other.between[n], strict=True) for n in own.between if n in other.between}
+    between = {n: [None if a is None or b is None else a - b for a, b in seeds] for n, seeds in pairs.items()}
+    return (*_figures(found), *_spread(between))
+
+
+def _minus(matrix: StageMatrix, figure: MatrixFigure, rows: int, taught: tuple[int | None, ...]) -> Array | None:
+    """The figure of the first ``rows`` rows minus that of the others, whose tasks are ``taught`` by other stages."""
+    own = figure(dataclasses.replace(matrix, values=matrix.values[..., :rows, :]))
+    other = figure(dataclasses.replace(matrix, values=matrix.values[..., rows:, :], taught=taught))
+    return None if own is None or other is None else np.subtract(own, other)
+
+
+def _figures(found: Mapping[str, Interval | None]) -> list[StageFigure]:
+    """Undefined figures are nan."""
+    return [StageFigure(name) if i is None else StageFigure(name, i.value, i.low, i.high) for name, i in found.items()]
+
+
+def _between(
+    taught: Mapping[str, int], better: str, seeds: Sequence[Sequence[Watched | None]]
+) -> dict[str, list[float | None]]:
+    """What happened between the stages, one value a seed, None where it is undefined; nothing unless all was watched.
+
+    ``taught`` has the stage of each task by the name of its curve.
+    """
+    curves = [_joined(stages, taught, better) for stages in seeds]
+    whole = [own for own in curves if own is not None]
+    if not whole or len(whole) < len(curves):
+        return {}
+    every = whole[0].every
     often = "" if every == 1 else f" (every {every} steps)"
+    return {name + often: [figure(own) for own in whole] for name, figure in _BETWEEN.items()}
+
+
+def _spread(between: Mapping[str, Sequence[float | None]]) -> list[StageFigure]:
+    """Means and 95 % Student intervals over the seeds with which a figure is defined."""
     found = []
-    for name, figure in _BETWEEN.items():
-        values = [value for own in curves if own is not None and (value := figure(own)) is not None]
+    for name, seeds in between.items():
+        values = [value for value in seeds if value is not None]
         spread = _over_seeds(values) if values else ()
         # A share of yes and no over a few seeds has no Student interval: its ends would lie beyond 0 and 1.
-        found.append(StageFigure(name + often, *(spread[:1] if figure is share_recovered else spread)))
+        found.append(StageFigure(name, *(spread[:1] if name.startswith(share_recovered.__name__) else spread)))
     return found
 
 
@@ -135,29 +234,6 @@ def _audits(rows: Rows, tasks: Mapping[str, str]) -> list[str]:
         for name, better in by_name.items()
         if len(roles) > 1 and all(r in better for r in roles) and set(better.values()) in ({"higher"}, {"lower"})
     ]
-
-
-def _matrix(
-    run: str,
-    audit: str,
-    by_seed: Mapping[int, Rows],
-    stages: Sequence[str],
-    tasks: Mapping[str, str],
-    resamples: int,
-    seed: int,
-) -> Matrix:
-    measured = [[_by_role(file, audit) for _, file in rows] for rows in by_seed.values()]  # [seed][stage]
-    first = measured[0][-1]
-    roles = [*tasks.values(), *(role for role in first if role not in tasks.values())]
-    taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
-    cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
-    values = np.mean([matrix_of(own, taught).values for own in cells], axis=0)  # [S + 1, roles]
-    figures = [
-        StageFigure(name) if interval is None else StageFigure(name, interval.value, interval.low, interval.high)
-        for name, interval in intervals(cells, taught, resamples=resamples, seed=seed).items()
-    ]
-    better = first[roles[0]].better
-    return Matrix(audit, tuple(stages), tuple(roles), tuple(map(tuple, values.tolist())), better, run, tuple(figures))
 
 
 def _by_role(file: Path, audit: str) -> dict[str, Scores]:

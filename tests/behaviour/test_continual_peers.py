@@ -9,18 +9,20 @@ import copy
 from functools import cached_property
 
 import pytest
+import torch
 
 from palimpsest.adapters.classifier import Classifier
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.audits.task_accuracy import TaskAccuracy
-from palimpsest.combine import OneSidedProjection
+from palimpsest.combine import ConeProjection, OneSidedProjection
 from palimpsest.loop import Training, fit
-from palimpsest.objective import on
+from palimpsest.objective import evaluate, on
 from palimpsest.objectives.asymmetric_cross_entropy import AsymmetricCrossEntropy
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.dark_experience import DarkExperience
 from palimpsest.objectives.elastic_weight_consolidation import ElasticWeightConsolidation
 from palimpsest.objectives.learning_without_forgetting import LearningWithoutForgetting
+from palimpsest.objectives.task_cross_entropy import TaskCrossEntropy
 from palimpsest.reference import Copy
 from palimpsest.roles import Roles
 from palimpsest.selectors.class_balanced import ClassBalanced
@@ -99,9 +101,53 @@ def test_a_gem_keeps_another_domain(domains):
     assert kept[0] > domains.plain[0] + 0.1 and kept[1] > 0.7
 
 
+def test_gem_keeps_both_halves_of_another_domain(domains):
+    """Two memories, low digits and high ones, each with a gradient of its own that is not to be opposed."""
+    model = copy.deepcopy(domains.model)
+    halves = {"low": of_classes(domains.old, classes=range(5)), "high": of_classes(domains.old, classes=range(5, 10))}
+    chosen = {role: Reservoir(50)(rows) for role, rows in halves.items()}
+    roles = Roles(ADAPTER, {"task2": domains.train[1], **halves}, selections=chosen)
+    total = NEW + on("low", CrossEntropy()) + on("high", CrossEntropy())
+    fit(model, roles, total, TRAINING, combine=ConeProjection(("low", "high")))
+    kept = domains.known(model)
+    assert kept[0] > domains.plain[0] + 0.3 and kept[1] > 0.7
+
+
 def test_lwf_keeps_the_old_classes_apart(told):
     kept = told.after(NEW + on("task2", LearningWithoutForgetting(tuple(range(5)))))
     assert kept[0] > told.plain[0] + 0.1 and kept[1] > 0.9
+
+
+def test_lwf_holds_the_old_outputs_and_not_the_new_ones(told):
+    """Held to what it said of classes that it did not know yet, the model forgets more."""
+    held = {
+        first: told.after(NEW + 3 * on("task2", LearningWithoutForgetting(tuple(range(first, first + 5)))))
+        for first in (0, 5)
+    }
+    assert held[0][0] > held[5][0] + 0.1 and held[0][1] > 0.8, held
+
+
+def test_a_head_for_each_task_keeps_the_old_classes_apart(told):
+    """The softmax over all classes pushes the old outputs down on every new row; its own head leaves them alone."""
+    kept = told.after(on("task2", TaskCrossEntropy()))
+    assert kept[0] > told.plain[0] + 0.15 and kept[1] > 0.9
+
+
+def test_at_the_switch_what_keeps_has_a_small_gradient_beside_what_learns(classes):
+    """Oracle 7 of continual evaluation: the first steps of a new task look away from a memory that is at rest."""
+    model = copy.deepcopy(classes.model)
+    fit(model, classes.roles(), on("task1", CrossEntropy()), TRAINING)
+    (batch,) = classes.roles(Reservoir(200)).window(0, 64, seed=0)
+    stability, plasticity = (norm(term, model, batch) for term in (on("replay", CrossEntropy()), NEW))
+    assert 0 < stability < 0.1 * plasticity
+    fit(model, classes.roles(), NEW, TRAINING)
+    assert norm(on("replay", CrossEntropy()), model, batch) > norm(NEW, model, batch), "and then it pulls back"
+
+
+def norm(term, model, batch):
+    """Of the gradient of one term over all weights."""
+    found = torch.autograd.grad(evaluate(term, model, batch).total, list(model.parameters()))
+    return float(torch.cat([g.flatten() for g in found]).norm())
 
 
 REPLAY = {

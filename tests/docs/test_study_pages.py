@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from palimpsest.report import Report, Run, Score
+from palimpsest.report import Matrix, Report, Run, Score, StageFigure, Versus
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -42,7 +43,23 @@ def test_doses_have_a_slope_and_an_effect_size() -> None:
 
 def test_a_study_without_doses_or_a_peer_has_neither() -> None:
     page = study_page(Report("Plain", "2026-01-01", runs=(Run("a", "after"),), scores=(score("a", 0.9),)))
-    assert "Dose and response" not in page and "Beside" not in page
+    assert "Dose and response" not in page and "Beside" not in page and "minus that of" not in page
+
+
+def test_variants_stand_beside_their_paired_differences_to_the_run_after() -> None:
+    runs = (Run("after", "after", "naive"), Run("mixed", "variant"), Run("retrained", "baseline"))
+    to_after = Versus("mixed", "notes", "recall", "after", "difference", 0.1, 0.02, 0.18, 0.01)
+    to_joint = Versus("mixed", "notes", "recall", "retrained", "difference", -0.3, -0.4, -0.2, 0.01)
+    gap, less = StageFigure("gap_depth", 0.2, 0.1, 0.3), StageFigure("gap_depth", -0.059, -0.11, -0.01)
+    naive = Matrix("recall", ("before", "next"), ("notes",), ((0.9,), (0.7,)), figures=(gap,))
+    mixed = Matrix("recall", naive.stages, naive.roles, naive.values, run="mixed", figures=(gap,), differences=(less,))
+    scores = tuple(score(run.name, 0.5, 0.7) for run in runs)
+    report = Report("Arms", "2026-01-01", runs=runs, scores=scores, versus=(to_after, to_joint))
+    page = re.sub("<[^>]*>", " ", study_page(dataclasses.replace(report, matrices=(naive, mixed))))
+    of_scores, of_stages = page.split("The same minus that of naive, paired by item and seed:")[1:]
+    assert "| mixed | 0.10  0.02 to 0.18  |" in of_scores and "| naive |" not in of_scores.split("## ")[0]
+    assert "| mixed | 0.60  0.50 to 0.70  | -0.30  -0.40 to -0.20  |" in page, "beside the difference to the retrained"
+    assert "| mixed | -0.059  -0.110 to -0.010  |" in of_stages and "0.10" not in of_stages.partition("stage by")[0]
 
 
 def test_the_figures_of_a_peer_stand_on_the_page_of_its_study(tmp_path: Path) -> None:

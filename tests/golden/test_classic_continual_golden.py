@@ -1,7 +1,7 @@
 """The peers of continual learning against numbers of avalanche, mammoth and a paper's own repository.
 
 ContinualAI/avalanche@eb075be, aimagelab/mammoth@e75a491, Mattdl/ContinualEvaluation@7ffa368.
-The cases of GEM and SI are of methods that are not here.
+The case of SI is of a method that is not here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.adapters.classifier import Classifier
-from palimpsest.combine import OneSidedProjection
+from palimpsest.combine import ConeProjection, OneSidedProjection
 from palimpsest.objective import evaluate, on
 from palimpsest.objectives.asymmetric_cross_entropy import AsymmetricCrossEntropy
 from palimpsest.objectives.cross_entropy import CrossEntropy
@@ -171,7 +171,7 @@ def test_dark_experience(name: str) -> None:
         same(model.get_parameter(parameter).grad, outputs[f"{name}_grad"][parameter])
 
 
-# A-GEM and ER-ACE
+# A-GEM, GEM and ER-ACE
 
 
 @pytest.mark.parametrize("split", [6, 2])
@@ -189,6 +189,20 @@ def test_projection_of_a_gem(split: int) -> None:
     assert torch.equal(torch.cat(merge([g, calm])), torch.cat(g)), "without conflict nothing changes"
     nothing = [torch.zeros_like(t) for t in r]
     assert torch.equal(torch.cat(merge([g, nothing])), torch.cat(g))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("split", [6, 2])
+def test_projection_of_gem(margin: float, split: int) -> None:
+    found = case("GEM")
+    given, outputs = found["inputs"], found["outputs"]
+    sizes = [split, 6 - split] if split < 6 else [6]
+    g, *memories = (list(double(v).split(sizes)) for v in (given["g"], *given["memories"]))
+    merged = ConeProjection(("a", "b", "c"), margin).merge([g, *memories])
+    projected = torch.cat(merged)
+    same(projected, outputs[f"projected, margin {margin}"], 1e-7)
+    dots = torch.stack([projected @ torch.cat(m) for m in memories])
+    same(dots, outputs[f"dots_with_memories, margin {margin}"], 1e-7)
 
 
 def test_er_ace() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 
 from palimpsest.adapters.causal_lm import CausalLM
-from palimpsest.combine import OneSidedProjection, Sum
+from palimpsest.combine import ConeProjection, OneSidedProjection, Sum
 from palimpsest.objective import evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.gradient_ascent import GradientAscent
@@ -72,3 +73,55 @@ def test_a_step_with_the_projection_does_not_climb_the_protected_loss(setting: t
 def test_sum_is_one_group(setting: tuple) -> None:
     _, _, total = setting
     assert Sum().groups(total) == [("forget/gradient_ascent", "retain/cross_entropy")]
+
+
+# The cone of several protected roles
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_the_cone_against_every_choice_of_constraints(seed: int, margin: float) -> None:
+    """The least value of the dual over all sets of factors that may lie above the margin."""
+    g, k = normal(6, seed=seed), normal(4, 6, seed=seed + 100)
+    matrix, linear = k @ k.T + 1e-3 * torch.eye(4, dtype=torch.float64), k @ g
+    best, wanted = torch.inf, torch.zeros(4, dtype=torch.float64)
+    for chosen in itertools.product([False, True], repeat=4):
+        free, v = torch.tensor(chosen), torch.full((4,), margin, dtype=torch.float64)
+        if any(chosen):
+            v[free] = torch.linalg.solve(matrix[free][:, free], -(linear + matrix[:, ~free] @ v[~free])[free])
+        value = float(v @ matrix @ v / 2 + linear @ v)
+        if bool((v >= margin - 1e-12).all()) and value < best:
+            best, wanted = value, v
+    assert bool((linear < 0).any()), "nothing to project; draw another"
+    (found,) = ConeProjection(("a", "b", "c", "d"), margin).merge([[g], *([row] for row in k)])
+    torch.testing.assert_close(found, g + wanted @ k, rtol=1e-9, atol=1e-9)
+    assert margin or bool((k @ found > -0.05).all())
+
+
+def test_one_protected_role_without_a_margin_is_the_one_sided_projection() -> None:
+    g, k = [100 * normal(3), 100 * normal(2, seed=1)], [-100 * normal(3), 100 * normal(2, seed=2)]
+    assert sum(float((a * b).sum()) for a, b in zip(g, k)) < 0
+    cone, side = ConeProjection(("a",), 0.0).merge([g, k]), OneSidedProjection(follow=False).merge([g, k])
+    for one, other in zip(cone, side):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cone_leaves_a_gradient_alone_that_conflicts_with_none() -> None:
+    g = [normal(5)]
+    assert torch.equal(ConeProjection(("a", "b"), 0.5).merge([g, [g[0] + 1e-3], [0 * g[0]]])[0], g[0])
+
+
+def test_groups_of_the_cone() -> None:
+    total = on("task", CrossEntropy()) + on("one", CrossEntropy()) + on("two", CrossEntropy())
+    groups = ConeProjection(("one", "two")).groups(total)
+    assert groups == [("task/cross_entropy",), ("one/cross_entropy",), ("two/cross_entropy",)]
+    for protect, said in ((("one", "three"), "a term on each"), (("task", "one", "two"), "one elsewhere")):
+        with pytest.raises(ValueError, match=said):
+            ConeProjection(protect).groups(total)
+    for fields, said in ((((), 0.5), "names the roles"), ((("a", "a"), 0.5), "each once"), ((("a",), -1.0), "margin")):
+        with pytest.raises(ValueError, match=said):
+            ConeProjection(*fields)

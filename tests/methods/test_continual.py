@@ -193,6 +193,14 @@ def test_matrix_of_scores():
     assert m.values[2, 1] == pytest.approx(float(cells[2][1].items.mean())) and m.better == "higher"
 
 
+def test_tasks_count_alike_whatever_the_number_of_their_items():
+    """Losses of 2 and 3 are 2.5 on average, also where one was measured on four items and the other on forty."""
+    small, large = scores([1.0, 3.0, 2.0, 2.0], "lower", "a"), scores([3.0] * 40, "lower", "b")
+    cells = [[small, large]] * 2
+    assert overall_performance(matrix_of(cells, (1, 1))) == 2.5
+    assert intervals([cells], (1, 1), resamples=50)["overall_performance"].value == 2.5
+
+
 def test_one_task_has_the_interval_of_the_paired_bootstrap():
     """Backward transfer of one earlier task is a paired change of its items."""
     cells = measured(0)

@@ -6,9 +6,7 @@ import math
 import pytest
 
 from palimpsest.loop import Training, learning_rate
-from palimpsest.schedules.cosine import Cosine
 from palimpsest.schedules.infinite import Infinite, inverse_square_root_cooldown
-from palimpsest.schedules.wsd import WSD
 
 SHAPES = ("cosine", "linear", "inverse_square_root")
 
@@ -56,17 +54,6 @@ def test_new_data_enter_on_the_plateau_without_a_jump():
     ]
     assert rates[20:110] == pytest.approx([0.55e-3] * 90, rel=1e-12)
     assert rates[-1] < 0.2e-3
-
-
-def test_a_plateau_is_not_joined_from_below():
-    """Oracle of the card: an annealed model is not to go on in the constant phase."""
-    going_on = Infinite(0.0, 0.0, 0.2)
-    for before in (Infinite(), Cosine(), WSD()):
-        with pytest.raises(ValueError, match=r"at the plateau, 0\.55 of the peak, but the stage before fell to"):
-            going_on.check_join(before)
-        Infinite().check_join(before)  # it warms up again
-    for before in (None, Infinite(annealing=0.0), WSD(decay=0.0)):
-        going_on.check_join(before)
 
 
 def test_without_annealing_it_never_leaves_the_plateau():

@@ -41,13 +41,14 @@ def test_entries_that_the_reference_never_says_count_nothing():
     assert torch.isfinite(q.grad).all()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_mean_over_scored_positions_against_torch(language, direction):
+def test_mean_over_scored_positions_against_torch(language, direction, temperature):
     model, moved, batch = language
-    loss = evaluate(on("retain", KLToReference(direction)), moved, batch, reference=Copy(model)).total
+    loss = evaluate(on("retain", KLToReference(direction, temperature)), moved, batch, reference=Copy(model)).total
     inputs = {k: batch["retain"][k] for k in ("input_ids", "attention_mask")}
     scored = batch["retain"]["labels"][:, 1:] != -100
-    own, ref = (m(**inputs).logits[:, :-1][scored].log_softmax(-1) for m in (moved, model))
+    own, ref = ((m(**inputs).logits[:, :-1][scored] / temperature).log_softmax(-1) for m in (moved, model))
     target, given = (ref, own) if direction == "forward" else (own, ref)
     expected = F.kl_div(given, target, log_target=True, reduction="batchmean")
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
@@ -74,3 +75,8 @@ def test_a_missing_reference_is_named(language):
     model, _, batch = language
     with pytest.raises(ValueError, match="retain/kl_to_reference needs a reference model"):
         evaluate(on("retain", KLToReference()), model, batch)
+
+
+def test_a_temperature_is_above_0():
+    with pytest.raises(ValueError, match="temperature must be above 0, not 0"):
+        KLToReference(temperature=0.0)

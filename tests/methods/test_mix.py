@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -82,6 +83,31 @@ def test_shares_in_tokens_where_rows_differ_in_length() -> None:
         spent[row["id"][:3]] += row["n"]
     assert abs(spent["old"] - 4000) <= 28 and abs(spent["new"] - 16_000) <= 4
     assert len(of(found, "old")) / len(found) < 0.04  # in rows it is another share altogether
+
+
+def test_the_total_of_tokens_does_not_depend_on_the_shares() -> None:
+    """Replay that costs nothing extra: what the old role gets, the new one gives."""
+    old = [{"id": f"old{i}", "n": 50 + i % 7} for i in range(400)]
+    new = [{"id": f"new{i}", "n": 5 + i % 3} for i in range(5000)]
+    for x in (0.0, 0.01, 0.05, 0.25, 0.5):
+        found = mixed({"old": old, "new": new}, {"old": x, "new": 1 - x}, tokens=20_000, count=lambda row: row["n"])
+        assert abs(sum(row["n"] for row in found) - 20_000) <= (56 + 7) / 2
+
+
+def test_a_share_drawn_once_or_afresh_for_every_epoch() -> None:
+    """Oracles 3 and 4 of the stability gap: one seed is one draw, and a seed an epoch is a draw of its own."""
+
+    def domain(epoch: int) -> list[str]:
+        return of(stream(0.18, 200, seed=epoch), "new")
+
+    draws = [domain(epoch) for epoch in range(4)]
+    assert draws == [domain(epoch) for epoch in range(4)] and domain(0) == draws[0]
+    assert all(len(set(own)) == 164 and set(own) <= {row["id"] for row in NEW} for own in draws)
+    assert all(len(set(one) & set(other)) < 80 for one, other in itertools.pairwise(draws)), "54 of 164 in common"
+    fixed, epochs = stream(0.18, 200, seed=0), 3
+    roles = Roles(Classifier(2), {"stream": fixed})
+    handed = Counter(roles.position("stream", place, seed=7)[0] for place in range(epochs * len(fixed)))
+    assert set(handed.values()) == {epochs} and len(handed) == 200
 
 
 @pytest.mark.parametrize(

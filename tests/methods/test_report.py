@@ -10,6 +10,7 @@ import torch
 
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
+from palimpsest.page.tables import figure_table
 from palimpsest.report import Change, Curve, Report, Run, Score
 from palimpsest.verdict import Expectation, decimals, judge, number, parse_expectation
 
@@ -283,6 +284,22 @@ def test_relative_and_ks_comparisons():
     assert found["leak"].kind == "relative" and found["leak"].value == pytest.approx(100 * (after - 0.5) / 0.5)
     assert found["ratio"].kind == "ks" and 0 < found["ratio"].value < 0.2 and found["ratio"].p > 0.05
     assert math.isnan(found["ratio"].low)
+
+
+def test_variants_are_held_against_the_run_after_in_pairs():
+    runs = [*RUNS, Run("other", "variant", "a variant"), Run("do_nothing", "baseline")]
+    levels = {"before": 0.5, "after": 0.6, "retrained": 0.7, "other": 0.65, "do_nothing": 0.5}
+    measured = {run: {s: [noisy(level, s)] for s in (0, 1)} for run, level in levels.items()}
+    report = build_report("run", measured, runs)
+    found = {(v.run, v.reference): v for v in report.versus}
+    assert {run for run, reference in found if reference == "after"} == {"other"}
+    difference = found["other", "after"]
+    assert difference.kind == "difference" and difference.value == pytest.approx(0.05)
+    # Items and seeds change alike, so that nothing is left to chance; unpaired, the interval would reach below 0.
+    assert difference.low == pytest.approx(0.05) and difference.high == pytest.approx(0.05)
+    assert found["other", "retrained"].value == pytest.approx(-0.05)
+    (row,) = [row for row in figure_table(report).split("<tr") if "a variant" in row]
+    assert "−0.050" in row and "+0.050" not in row, "the page's column is the one against retrained"
 
 
 def test_what_is_missing_is_said():

@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
-from palimpsest.loop import Training, learning_rate
+from palimpsest.adapters.classifier import Classifier
+from palimpsest.loop import Training, fit, learning_rate
+from palimpsest.objective import Objective, on
 from palimpsest.schedules.rewarm import Rewarm, rewarm
 
 
@@ -56,11 +58,25 @@ def test_the_curve_scales_with_the_peak_and_groups_keep_their_ratio():
 
 
 def test_gradient_descent_on_a_parabola_has_a_closed_form():
-    rates = [rewarm(t, 40, 4, 0.5, 0.05) for t in range(40)]
-    place, goal = 3.0, 1.0
-    for rate in rates:
-        place -= rate * (place - goal)
-    assert place - goal == pytest.approx(2.0 * math.prod(1 - rate for rate in rates), rel=1e-12)
+    """Oracle 7, through the loop: x_N - a = prod (1 - rate_t) (x_0 - a), with the rates of the card's formula."""
+
+    class Parabola(Objective):
+        unit = "example"
+
+        def __call__(self, view, state=None):
+            return (view.logits.squeeze(1) - 1.0).square() / 2
+
+    model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(model.weight, 3.0)
+    roles = Classifier(1).roles(task=[{"inputs": torch.ones(1, dtype=torch.float64), "label": 0}] * 2)
+
+    def plain(groups, lr, weight_decay):
+        return torch.optim.SGD(groups, lr=lr)
+
+    training = Training(steps=40, batch=2, lr=0.5, schedule=Rewarm(0.1, 0.1), optimizer=plain, clip=None)
+    fit(model, roles, on("task", Parabola()), training)
+    rates = [0.05 + 0.225 * (1 + math.cos(math.pi * (t - 4) / 36)) if t > 4 else 0.5 * t / 4 for t in range(40)]
+    assert float(model.weight.detach()) - 1.0 == pytest.approx(2.0 * math.prod(1 - r for r in rates), rel=1e-9)
 
 
 @pytest.mark.parametrize("fields", [{"warmup": 1.1}, {"warmup": -0.1}, {"floor": 1.1}, {"floor": -0.1}])

@@ -1,6 +1,7 @@
 """The threshold margin, a text at a time, against the figures of GeRe's card."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -135,6 +136,23 @@ def test_later_stages_keep_the_states_of_the_first(language, roles):
         assert torch.equal(kept.state_dict()[name], value), name
     assert float(loss_of(ThresholdMargin(), model, roles, kept).detach()) > 0.1
     assert float(loss_of(ThresholdMargin(), model, roles, fresh).detach()) < 1e-5
+
+
+# 7. and 8. Beside plain replay
+
+
+def test_without_weight_it_is_plain_replay_and_every_step_has_a_batch_of_texts(language, roles):
+    """The weights are the same bits: storing the states and looking at the hidden layer disturb nothing."""
+    replay = 0.5 * on("task", CrossEntropy()) + 0.5 * on("replay", CrossEntropy())
+    ends = []
+    for objective in (replay, replay + 0.0 * on("replay", ThresholdMargin())):
+        model = copy.deepcopy(language[0])
+        fit(model, roles, objective, Training(steps=5, batch=3, lr=1e-2))
+        ends.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends))
+    steps = [roles.window(step, 3, seed=0)[0]["replay"]["index"].tolist() for step in range(8)]
+    assert all(len(own) == 3 for own in steps)
+    assert Counter(i for own in steps for i in own) == dict.fromkeys(range(4), 6), "texts are gone through in turn"
 
 
 # 5. Per text and per batch

@@ -31,6 +31,17 @@ LWF = {"on": "task2", "learning_without_forgetting": {"classes": [0, 1]}}
 STAGES = {
     "replay": [FIRST, stage(TASK2, REPLAY, select={"replay": {"reservoir": {"size": 20}}})],
     "a-gem": [FIRST, stage(TASK2, REPLAY, combine={"one_sided_projection": {"protect": "replay", "follow": False}})],
+    "gem": [
+        FIRST,
+        stage(
+            *(TASK2, {"on": "task1", "cross_entropy": {}}, REPLAY),
+            combine={"cone_projection": {"protect": ["task1", "replay"], "margin": 0.0}},
+        ),
+    ],
+    "a head for each task": [
+        FIRST,
+        stage({"on": "task2", "task_cross_entropy": {}}, {"on": "task1", "task_cross_entropy": {}}),
+    ],
     "k-fpf": [FIRST, stage(TASK2, REPLAY, procedure={"k_fpf": {"rounds": 2, "steps": 2, "size": 20}})],
     "fpf": [FIRST, stage(REPLAY, mask={"forgetting_prioritized": {"modules": ["normalization", "last"]}})],
     "ewc and lwf": [FIRST, stage(TASK2, EWC, LWF)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -194,23 +193,6 @@ def test_a_new_stage_re_warms_and_a_killed_one_goes_on(rates: list[tuple[int, fl
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("annealing", [0.0, 0.2])
-def test_a_stage_goes_on_upon_a_plateau_only_where_the_one_before_ended_there(annealing: float) -> None:
-    given = raw()
-    first, second = given["stages"]
-    first["train"]["schedule"] = {"infinite": {"annealing": annealing}}
-    second["train"]["schedule"] = {"infinite": {"warmup": 0.0, "cooldown": 0.0}}
-    given["variants"] = {"other": [copy.deepcopy(second)]}
-    if not annealing:
-        assert len(parse_recipe(given).stages) == 2
-        return
-    with pytest.raises(RecipeError, match=r"stages\.1\.train\.schedule: it goes on at the plateau, .* give this one a"):
-        parse_recipe(given)
-    second["train"]["schedule"] = "infinite"
-    with pytest.raises(RecipeError, match=r"variants\.other\.0\.train\.schedule: it goes on at the plateau"):
-        parse_recipe(given)
-
-
 def test_one_warm_up_is_enough() -> None:
     with pytest.raises(ValueError, match=r"Rewarm warms up over 0\.01 .* warmup 0\.1 .* set one of the two to 0"):
         Training(steps=1, warmup=0.1, schedule=Rewarm())
@@ -220,3 +202,25 @@ def test_one_warm_up_is_enough() -> None:
     given["stages"][0]["train"]["warmup"] = 0.1
     with pytest.raises(RecipeError, match=r"stages\.0\.train: The schedule Rewarm warms up over"):
         parse_recipe(given)
+
+
+@pytest.mark.parametrize(
+    ("annealing", "warmup", "warned"), [(0.2, 0.0, True), (0.0, 0.0, False), (0.2, 0.1, False)], ids=str
+)
+def test_a_plateau_after_an_annealed_stage_is_told_and_stands_in_the_report(
+    annealing: float, warmup: float, warned: bool, tmp_path: Path
+) -> None:
+    given = raw()
+    schedules = ({"annealing": annealing}, {"warmup": warmup, "cooldown": 0.0, "annealing": 0.2})
+    for stage, fields in zip(given["stages"], schedules):
+        stage["train"] = {"steps": 3, "batch": 8, "lr": 1e-3, "schedule": {"infinite": fields}}
+    told: list[str] = []
+
+    class Listening(Quiet):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    report = run(parse_recipe(given), tmp_path, events=Listening())
+    assert list(report.warnings) == told and len(told) == warned
+    if warned:
+        assert told[0].startswith("stages.1.train.schedule: this stage begins at its plateau or above, though first")

@@ -24,11 +24,15 @@ def recipe() -> Recipe:
 
 
 def test_the_grid_is_whole(recipe: Recipe) -> None:
-    assert len(recipe.variants) == 2 * 3 * 3 + 3 and recipe.stages in recipe.variants.values()
+    assert len(recipe.variants) == 3 * 3 * 3 + 3 and recipe.stages in recipe.variants.values()
     first = {id_of(stages[0].train) for stages in recipe.variants.values()}
     assert len(first) == 2, "one first phase for those that re-warm, one for those that never decayed"
     second = [stages[1] for stages in recipe.variants.values()]
     assert all(stage.train["epochs"] == 1 and stage.train["batch"] == second[0].train["batch"] for stage in second)
+    re_warmed = [recipe.variants[f"{fall} x2, 5%"] for fall in ("cosine", "wsd")]
+    assert re_warmed[0][0] == re_warmed[1][0] and re_warmed[0][1].train["lr"] == re_warmed[1][1].train["lr"] == 2e-2
+    ends = [next(iter(stages[1].train["schedule"].values())) for stages in re_warmed]
+    assert ends[0].items() <= ends[1].items(), "they begin and end alike"
     plateau = recipe.variants["infinite x1, 25%"]
     names = {"cooldown": 0.3, "annealing": 0.0, "plateau": 0.5}
     assert names.items() <= plateau[0].train["schedule"]["infinite"].items()
@@ -138,4 +142,4 @@ def test_the_german_recipe_runs_on_what_the_script_writes(tmp_path: Path, monkey
     rows = load_roles(dataclasses.replace(recipe, roles={k: v for k, v in recipe.roles.items() if "german" in k}))[0]
     assert {name: len(own) for name, own in rows.items()} == {"german": 768, "test german": 96}
     assert not {row["id"] for row in rows["german"]} & {row["id"] for row in rows["test german"]}
-    assert list(recipe.tasks.values()) == ["test english", "test german"] and len(recipe.variants) == 21
+    assert list(recipe.tasks.values()) == ["test english", "test german"] and len(recipe.variants) == 30

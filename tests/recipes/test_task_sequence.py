@@ -12,7 +12,9 @@ from palimpsest.role_data import load_roles
 from palimpsest.run import run
 
 RECIPE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "recipes" / "task-sequence.py"))
-ARMS = {"replay", "GeRe", "RegLoRA", "SEFE", "I-LoRA"}
+GERE = ("GeRe, weight 1", "GeRe, dynamic weight")
+I_LORA = ("I-LoRA", "I-LoRA, weight 0.01", "slow average")
+ARMS = {"replay", "RegLoRA", "SEFE", *GERE, *I_LORA}
 
 
 def recipe(**changes: object) -> Recipe:
@@ -23,14 +25,16 @@ def recipe(**changes: object) -> Recipe:
 def test_every_arm_runs(tmp_path: Path) -> None:
     report = run(recipe(styles=("short", "choice")), tmp_path)
     assert {r.name for r in report.runs} == {"before", "after", *ARMS}
-    assert [m.audit for m in report.matrices] == ["probability"] * 6
+    assert [m.audit for m in report.matrices] == ["probability"] * (1 + len(ARMS))
     assert all(m.stages == ("before", "task 1", "task 2") and m.roles[2] == "knowledge" for m in report.matrices)
     ends = {s.run: s.value for s in report.scores if (s.role, s.audit) == ("general", "perplexity")}
     assert len(set(ends.values())) == len(ends), "no arm is another one under a second name"
     curves = {(c.run, c.name): [v for _, v in c.points] for c in report.curves}
-    assert curves["GeRe", "task 1: texts+task 1/balanced_threshold_margin"][-1] > 0
+    margins = [curves[arm, "task 1: texts+task 1/balanced_threshold_margin"][-1] for arm in GERE]
+    assert 0 < 10 * margins[0] < margins[1], "the dynamic weight begins at its cap"
     assert curves["SEFE", "task 2: weights/reg_lora"][-1] > 0 == curves["SEFE", "task 1: weights/reg_lora"][-1]
-    assert curves["I-LoRA", "task 2: seen 1/embedding_consistency"][-1] > 0
+    apart = "task 2: seen 1/embedding_consistency"
+    assert all(curves[arm, apart][-1] > 0 for arm in I_LORA[:2]) and (I_LORA[2], apart) not in curves
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])

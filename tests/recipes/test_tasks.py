@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -87,9 +89,65 @@ def test_what_happened_between_the_stages_stands_beside(report):
     assert naive["windowed_forgetting_10 (every 4 steps)"] > 0.3
 
 
-def test_the_page_shows_a_row_a_run_and_a_dash_where_undefined(report):
+def test_a_variant_has_paired_differences_to_the_run_after(report):
+    naive, replay = report.matrices
+    own, after = ({f.name: f.value for f in m.figures} for m in (replay, naive))
+    differences = {f.name: f for f in replay.differences}
+    assert not naive.differences and differences.keys() == own.keys()
+    for name, found in differences.items():
+        assert found.value == pytest.approx(own[name] - after[name], nan_ok=True)
+    for name in ("backward_transfer", "worst_of_earlier (every 4 steps)"):
+        assert 0.3 < differences[name].low <= differences[name].value <= differences[name].high
+    assert np.isnan(differences["share_recovered (every 4 steps)"].low)
+
+
+SHOWN = {
+    "overall performance": "ACC, MFN",
+    "average performance": "MAA",
+    "backward transfer": "BWT",
+    "forward transfer": "FWT",
+    "forward transfer from start": "FWT",
+    "forgetting max": "F",
+    "forgetting peak": "",
+    "forgetting initial": "",
+    "forgotten per gained": "FUAR",
+    "held out change": "X-Delta",
+    "worst of earlier (every 4 steps)": "min-ACC",
+    "worst case performance (every 4 steps)": "WC-ACC",
+    "windowed forgetting 10 (every 4 steps)": "WF",
+    "windowed forgetting 100 (every 4 steps)": "WF",
+    "windowed plasticity 10 (every 4 steps)": "WP",
+    "windowed plasticity 100 (every 4 steps)": "WP",
+}
+
+
+def cells_of(page):
+    """Name of a figure, with its letters -> the cells of its row, one for each run."""
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page.partition('id="stages"')[2])
+    plain = [(re.sub(r"<[^>]+>", "", name), re.findall(r"<td[^>]*>(.*?)</td>", cells)) for name, cells in rows]
+    return {name: [re.sub(r"<[^>]+>", "", c).replace("\u00a0", " ").strip() for c in cells] for name, cells in plain}
+
+
+def test_the_page_shows_every_figure_by_its_letters_a_column_a_run_and_a_dash_where_undefined(report):
     page = render(report)
-    assert "backward transfer" in page and "replay, stage by stage" in page and "accuracy after each stage of" in page
+    found = cells_of(page)
+    for name, letters in SHOWN.items():
+        cells = found[f"{name} {letters}".strip()]
+        assert len(cells) == 2
+        if name == "forward transfer":
+            assert cells == ["–", "–"], "no level of chance was given"
+        else:
+            assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in cells), (name, cells)
+    assert "replay, stage by stage" in page and "accuracy after each stage of" in page
+    assert "--share:" in page
+
+
+def test_forward_transfer_against_chance(tmp_path):
+    """The second task before its own stage, less what guessing scores; the first has nothing before it."""
+    given = run(parse_recipe(raw(chance={"accuracy": 0.1}, seeds=[0], variants={})), tmp_path)
+    (matrix,) = given.matrices
+    figure = next(f for f in matrix.figures if f.name == "forward_transfer")
+    assert figure.value == pytest.approx(matrix.values[1][1] - 0.1) and figure.low <= figure.value <= figure.high
 
 
 def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
@@ -135,6 +193,8 @@ def test_one_stage_after_what_the_model_could_do_before_is_a_sequence(tmp_path):
     short = run(parse_recipe(raw(tasks=tasks, variants={"again": second["second"]}, seeds=[0, 1])), tmp_path / "out")
     naive, again = short.matrices
     assert naive.stages == ("before", "second") and naive.values == again.values
+    ends = [v for f in again.differences for v in (f.value, f.low, f.high) if not np.isnan(v)]
+    assert len(ends) > 30 and set(ends) == {0}, "equal items and seeds are drawn for both"
     figures = {f.name: f for f in naive.figures}
     depth = figures["gap_depth (every 4 steps)"]
     assert depth.value == pytest.approx(figures["forgetting_initial"].value, abs=0.3) and depth.value > 0.3
@@ -172,4 +232,19 @@ def test_stages_before_the_first_task_lead_to_before():
 def test_bad_tasks(tasks, says):
     with pytest.raises(RecipeError) as caught:
         parse_recipe(raw(tasks=tasks))
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"chance": {"acuracy": 0.1}}, "chance.acuracy: no task is measured by this; did you mean accuracy?"),
+        ({"chance": {"accuracy": float("nan")}}, "chance.accuracy: give what a model without any skill scores"),
+        ({"chance": {"accuracy": 0.1}, "tasks": {}}, "chance.accuracy: it is for forward transfer between tasks"),
+        ({"chance": {"accuracy": "low"}}, "chance.accuracy: "),
+    ],
+)
+def test_bad_levels_of_chance(changes, says):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw(**changes))
     assert str(caught.value).startswith(says)

@@ -16,10 +16,12 @@ Needs: nothing beside the model; one pass over the texts before the first stage,
 Differs: the paper divides by the violations of the whole batch, a number that nobody knows before the forward pass and
     that would change with the split of a batch. Here each text is divided by its own violations and texts are averaged,
     which is what the released code does with its one text a micro-batch; ``balanced_threshold_margin`` divides as in
-    the paper. Statistics are taken in two passes in float64: the code's E[x^2] - E[x]^2 in float32 is NaN for a
-    dimension that is large and constant. The states of all stages are those of the first stage's base model; the token
-    ids stored beside them are compared at every step, so that states of other texts or of another tokenizer are an
-    error. That the base model is the same cannot be checked any more once it has moved, apart from its width.
+    the paper. The texts are a role with a batch of its own at every step; the paper puts a fixed number of them, or
+    none in particular, among the task's rows. Statistics are taken in two passes in float64: the code's E[x^2] -
+    E[x]^2 in float32 is NaN for a dimension that is large and constant. The states of all stages are those of the
+    first stage's base model; the token ids stored beside them are compared at every step, so that states of other
+    texts or of another tokenizer are an error. That the base model is the same cannot be checked any more once it has
+    moved, apart from its width; no state is stored outside the run that made it.
 See: ``balanced_threshold_margin``, ``feature_distance`` and ``kl_to_reference`` (the paper's baselines),
     ``cross_entropy`` on the same role.
 """

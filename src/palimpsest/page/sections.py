@@ -180,7 +180,10 @@ def stages(report: Report) -> str:
             table = tables.heat_table(report, matrix)
             name = escape(label_of(report, matrix.run))
             body += table if place == 0 else f"<details><summary>{name}, stage by stage</summary>{table}</details>"
-    lead = "Every task before the first stage and after each; a dash where a figure is undefined."
+    lead = (
+        "Every task before the first stage and after each; a dash where a figure is undefined. Intervals are over "
+        "items and seeds, of what happened between the stages (measured every so many steps) over seeds alone."
+    )
     return section("stages", "Stages", body, lead)
 
 

@@ -22,6 +22,25 @@ __all__ = [
 
 Key = tuple[str, str]
 
+FIELD_NAMES = {
+    "overall_performance": "ACC, MFN",
+    "average_performance": "MAA",
+    "performance_when_taught": "MFT",
+    "backward_transfer": "BWT",
+    "forward_transfer": "FWT",
+    "forward_transfer_from_start": "FWT",
+    "forgetting_max": "F",
+    "forgotten_per_gained": "FUAR",
+    "held_out_change": "X-Delta",
+    "worst_of_earlier": "min-ACC",
+    "worst_case_performance": "WC-ACC",
+    "windowed_forgetting_10": "WF",
+    "windowed_forgetting_100": "WF",
+    "windowed_plasticity_10": "WP",
+    "windowed_plasticity_100": "WP",
+}
+"""Figure of a stage matrix -> the letters by which papers know it."""
+
 
 def label_of(report: Report, name: str) -> str:
     """What a run is called on the page."""
@@ -105,9 +124,15 @@ def stage_table(report: Report, matrices: Sequence[Matrix]) -> str:
     found = [{f.name: f for f in matrix.figures} for matrix in matrices]
     rows = []
     for name in dict.fromkeys(name for own in found for name in own):
-        rows.append(_row(escape(name).replace("_", " "), [_figure_cell(own.get(name)) for own in found]))
+        rows.append(_row(_stage_figure_name(name), [_figure_cell(own.get(name)) for own in found]))
     head = _head("Figure", *[escape(label_of(report, matrix.run)) for matrix in matrices])
     return _table(f"{escape(matrices[0].audit).replace('_', ' ')} over the stages, with 95 % intervals", head, rows)
+
+
+def _stage_figure_name(name: str) -> str:
+    """A figure as HTML, with its letters; behind its name may stand how often was measured."""
+    letters = FIELD_NAMES.get(name.partition(" ")[0], "")
+    return escape(name).replace("_", " ") + (f' <span class="of">{letters}</span>' if letters else "")
 
 
 def _figure_cell(figure: StageFigure | None) -> str:
@@ -136,7 +161,8 @@ def heat_table(report: Report, matrix: Matrix) -> str:
 def figure_table(report: Report) -> str:
     """All figures with paired intervals, in groups and sortable; empty where nothing was measured."""
     changes = {(c.run, c.role, c.audit): c for c in report.changes}
-    versus = {(v.run, v.role, v.audit): v for v in report.versus}
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    versus = {(v.run, v.role, v.audit): v for v in report.versus if v.reference not in afters}
     reach: dict[Key, float] = {}
     for c in report.changes:
         ends = [abs(v) for v in (c.change, c.low, c.high) if math.isfinite(v)]

@@ -19,14 +19,13 @@ Code: written from the paper.
 Tags: retain, optimize, schedule, continual-learning, pre-training.
 Needs: nothing.
 Differs: phases are given as lengths, as shares of the stage, so that they can be in no wrong order; the plateau takes
-    what the others leave. In a recipe a stage that goes on upon the plateau from an annealed model is refused.
+    what the others leave. A recipe's stage that goes on from an annealed model on the plateau is named in the report.
 See: ``rewarm``, ``wsd``, ``wsd_s``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,17 +74,6 @@ class Infinite:
         if self.annealing:
             phases.append(Phase(self.annealing, lambda u: self.plateau * (self.floor / self.plateau) ** u))
         return at(progress, phases)
-
-    def check_join(self, before: Callable[[float], float] | None) -> None:
-        """Refuses a stage that begins on the plateau after one that ended below it."""
-        if self.warmup or self.cooldown or before is None:
-            return
-        reached = before(1.0)
-        if reached < self.plateau * (1 - 1e-9):
-            raise ValueError(
-                f"it goes on at the plateau, {self.plateau:g} of the peak, but the stage before fell to {reached:g};"
-                " end that one on the plateau (annealing: 0), or give this one a warmup."
-            )
 
     def _cooled(self, place: float) -> float:
         """The cooldown, from 1 to the plateau."""
