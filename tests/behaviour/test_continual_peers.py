@@ -1,4 +1,5 @@
-"""Digits in two tasks: EWC, LwF, dark experience, ER-ACE, A-GEM and replay keep more of the first than plain training.
+"""Digits in two tasks: EWC, LwF, dark experience, ER-ACE, A-GEM, GEM, replay and a head for each task keep more of the
+first than plain training.
 
 Each with the other task learned about as well, and by a margin that the method with its point taken out fails.
 """

@@ -396,7 +396,8 @@ def test_training_is_a_frozen_schema() -> None:
         *("combine", "watch", "reference", "trains", "starts"),
     ]
     assert [f.name for f in dataclasses.fields(Recipe)] == [
-        *("model", "roles", "stages", "audits", "name", "title", "tasks", "variants", "baselines", "expect", "seeds"),
+        *("model", "roles", "stages", "audits", "name", "title", "tasks", "chance", "variants", "baselines", "expect"),
+        "seeds",
     ]
     assert {"epochs", "steps", "batch", "lr", "optimizer", "schedule", "checkpoint_every"} <= {
         f.name for f in dataclasses.fields(Training)
