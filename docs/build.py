@@ -26,7 +26,7 @@ from study_pages import load_peers, load_studies, studies_index, study_page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-WRITTEN = ("index.md", "design.md", "continual.md", "glossary.md", "tags.md")
+WRITTEN = ("index.md", "recipes.md", "design.md", "continual.md", "glossary.md", "tags.md")
 """The pages written by hand, in the order of the navigation."""
 
 
@@ -65,6 +65,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
     methods = [{"All methods": "methods/index.md"}, *({family: members} for family, members in by_family.items())]
     return [
         {"Palimpsest": "index.md"},
+        {"Recipes": "recipes.md"},
         {"Methods": methods},
         {"Papers": "papers/index.md"},
         {"Studies": ["studies/index.md", *(f"studies/{name}.md" for name in studies)]},

@@ -144,5 +144,8 @@ def column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[Any]:
     for row, row_id in zip(rows, row_ids(rows, role)):
         value = row.get(name)
         if value is None or (isinstance(value, str | list | tuple) and not len(value)):
-            raise ValueError(f"{audit}: the {role} row {row_id!r} has no {name}; fill it or take another audit.")
+            raise ValueError(
+                f"{audit}: the {role} row {row_id!r} has no {name}; fill it or take another audit (its columns:"
+                f" {', '.join(map(str, row))})."
+            )
     return [row[name] for row in rows]

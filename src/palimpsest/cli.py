@@ -109,7 +109,7 @@ def _say(text: str, status: int) -> int:
     """One line on standard error, apart from a progress line that a terminal may still show."""
     rank = os.environ.get("RANK", "0")  # set by torchrun: of several processes, each says who it is
     text = text if rank == "0" else f"[process {rank}] {text}"
-    print(f"\n{text}" if sys.stderr.isatty() else text, file=sys.stderr)
+    sys.stderr.write(f"\n{text}\n" if sys.stderr.isatty() else f"{text}\n")  # at once: another process writes here too
     return status
 
 

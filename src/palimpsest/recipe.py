@@ -282,6 +282,9 @@ def validated(cls: Any, data: Any, place: str = "") -> Any:
         raise RecipeError(f"{where}: write it as {{key: value}}, not as {given}; {suggest('', keys_at(cls, location))}")
     if union:
         raise RecipeError(f"{where}: write a name or {{name: {{field: value}}}}, not {given}.")
+    if kind == "list_type":
+        example = "[0, 1, 2]" if isinstance(first["input"], int) else f"[{given}]"
+        raise RecipeError(f"{where}: write a list here, such as {example}, not {given}.")
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     raise RecipeError(f"{where}: {message} (given: {given}).")
 

@@ -78,12 +78,20 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def run_verb(given: argparse.Namespace) -> int:
-    """``palimpsest run``."""
+def _recipe(given: argparse.Namespace, *, audit_only: bool = False) -> Recipe:
+    """The recipe that is given; classes of the user's own may stand in a module beside it."""
     from palimpsest.recipe import load_recipe
 
     _quiet_libraries()
-    recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports)
+    beside = str(given.recipe.resolve().parent)
+    if given.allow_imports and beside not in sys.path:
+        sys.path.append(beside)  # at the end, so that no file there hides another module
+    return load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=audit_only)
+
+
+def run_verb(given: argparse.Namespace) -> int:
+    """``palimpsest run``."""
+    recipe = _recipe(given)
     out = given.out or Path("runs") / recipe.name
     report = _report(recipe, out, given)
     if report is not None:
@@ -107,10 +115,7 @@ def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | No
 
 def audit_verb(given: argparse.Namespace) -> int:
     """``palimpsest audit``."""
-    from palimpsest.recipe import load_recipe
-
-    _quiet_libraries()
-    recipe = load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=True)
+    recipe = _recipe(given, audit_only=True)
     out = given.out or Path("runs") / f"{recipe.name}-audit"
     report = _report(recipe, out, given)
     if report is None:
@@ -126,7 +131,17 @@ def _verdicts(report: Report, out: Path) -> None:
         print(f"Warning: {warning}")
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.sentence}")
+    if not report.verdicts:  # nothing was expected, so the changes are what there is to say
+        _changes(report)
     print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def _changes(report: Report) -> None:
+    for change in report.changes:
+        print(
+            f"{change.run}: {change.role} / {change.audit} {change.change:+.3f}  [{change.low:+.3f},"
+            f" {change.high:+.3f}]"
+        )
 
 
 def compare_verb(given: argparse.Namespace) -> int:
@@ -141,11 +156,7 @@ def compare_verb(given: argparse.Namespace) -> int:
         raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
     write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
-    for change in report.changes:
-        print(
-            f"{change.run}: {change.role} / {change.audit} {change.change:+.3f}  [{change.low:+.3f},"
-            f" {change.high:+.3f}]"
-        )
+    _changes(report)
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 

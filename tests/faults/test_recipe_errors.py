@@ -31,6 +31,8 @@ MISTAKES: list[tuple[str, dict[str, object], str]] = [
     ("unknown key of a stage", {"stages.0.trian": {}}, r"stages\.0\.trian: there is no such key; did you mean train\?"),
     ("unknown training key", {"stages.0.train.lrr": 1}, r"stages\.0\.train\.lrr: there is no such key; .* lr\?"),
     ("unknown lora key", {"stages.0.lora": {"rnk": 2}}, r"stages\.0\.lora\.rnk: there is no such key; .* rank\?"),
+    ("one value for a list", {"seeds": 3}, r"seeds: write a list here, such as \[0, 1, 2\], not 3\."),
+    ("a term for a list", {"stages.0.objective": {"on": "forget"}}, r"objective: write a list here, such as \[\{'on'"),
     ("missing key", {"audits": GONE}, r"audits: this key is missing; add it\."),
     ("model as text", {"model": "tiny-llama"}, r"model: write it as \{key: value\}, not as 'tiny-llama'; .*pretrained"),
     ("unknown method", {TERM: {"on": "forget", "npoo": {}}}, r"stages\.0\.objective\.0: .*'npoo'; did you mean 'npo'"),
@@ -333,7 +335,7 @@ def test_mistakes_with_a_classifier(digits: Any) -> None:
     digits.recipe["audits"] = {"forget": ["loss_attack"]}
     assert "audits.forget.loss_attack: loss_attack needs rows of the role 'holdout'; add it" in digits.refused()
     digits.recipe["audits"] = {"forget": [{"rouge": {}}]}
-    assert re.search(r"audits\.forget\.rouge: .*no prompt; fill it or take another audit\.", digits.refused(out="b"))
+    assert re.search(r"audits\.forget\.rouge: .*no prompt; fill it or take another audit \(", digits.refused(out="b"))
     digits.recipe["audits"] = audits
     term = digits.recipe["stages"][0]["objective"][0]
     term.pop("gradient_ascent")

@@ -20,7 +20,8 @@ def opened(browser, tmp_path_factory):
         folder = tmp_path_factory.mktemp("page")
         (folder / "page.html").write_text(page, "utf-8")
         shot = folder / "shot.png"
-        dom = browser((folder / "page.html").as_uri(), *(flag.replace("OUT", str(shot)) for flag in flags))
+        flags = ("--hide-scrollbars", *(flag.replace("OUT", str(shot)) for flag in flags))
+        dom = browser((folder / "page.html").as_uri(), *flags)
         return dom, shot.read_bytes() if shot.exists() else b""
 
     return run

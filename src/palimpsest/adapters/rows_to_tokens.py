@@ -82,7 +82,7 @@ def _known(row: Row, place: str) -> None:
     if not any(column in row for column in ("text", "prompt", "messages")):
         raise ValueError(
             f"{place} has the columns {sorted(map(str, row))}; a language model needs text, or prompt and completion,"
-            " or messages."
+            " or messages (a role in a recipe renames columns: {file: …, columns: {prompt: question}})."
         )
 
 

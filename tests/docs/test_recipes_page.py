@@ -1,0 +1,43 @@
+"""The page about recipes names every key that there is, and what it shows can be read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from palimpsest.loop import Training
+from palimpsest.recipe import Lora, ModelSpec, Recipe, Stage, WatchSpec, parse_recipe
+from palimpsest.role_data import KEYS
+from palimpsest.yaml_text import parse
+from palimpsest.zoo import DATASETS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("part", [Recipe, Stage, ModelSpec, Lora, WatchSpec, Training])
+def test_every_key_has_its_place(part: type) -> None:
+    shown = set(re.findall(r"`(\w+)`", PAGE))
+    assert {f.name for f in fields(part)} <= shown
+
+
+def test_every_kind_of_role_and_every_data_set_is_named() -> None:
+    shown = " ".join(re.findall(r"`([^`\n]+)`", PAGE))
+    assert all(re.search(rf"\b{key}\b", shown) for keys in KEYS.values() for key in keys)
+    assert all(name in PAGE for name in DATASETS)
+
+
+def test_the_recipes_are_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_losses.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from palimpsest import Objective\n\n\n"
+        "@dataclass(frozen=True)\nclass Focal(Objective):\n    gamma: float = 2.0\n\n"
+        "    def __call__(self, view, state=None):\n        return -view.logp\n"
+    )
+    assert len(BLOCKS) == 2
+    first, second = (parse_recipe(parse(block), allow_imports=True) for block in BLOCKS)
+    assert len(first.stages[0].objective) == 2 and first.seeds == [0, 1, 2] and second.name == "run"
