@@ -1,6 +1,6 @@
 """A model of English prose goes on to read code: how high the rate is raised again, how it falls, how much is replayed.
 
-About five minutes on one core, with three seeds:
+Minutes on one core, with three seeds:
 
     palimpsest run recipes/prose-code.py --allow-imports
 

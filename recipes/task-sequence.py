@@ -3,7 +3,7 @@
     palimpsest run recipes/task-sequence.py --allow-imports
 
 Where there is a GPU: four tasks of 160 facts and three seeds.  Elsewhere a reduced run with one seed and three tasks of
-8 facts and 12 steps, eighteen minutes of one core; what so few items cannot show is as open after it as before.
+8 facts and 12 steps; what so few items cannot show is as open after it as before.
 
 Every arm trains LoRA adapters of one rank at one rate, which was chosen for plain fine-tuning on the first task alone
 (the lowest of 1e-3, 2e-3 and 4e-3 with which sixteen steps taught it).
