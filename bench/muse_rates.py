@@ -1,11 +1,12 @@
-"""Chooses the learning rate of each method in the claims of MUSE, on seeds that the claims do not use.
+"""Which learning rate one rule takes for each method in the claims of MUSE, on seeds that the claims do not use.
 
     python bench/muse_rates.py [--seeds 10 11 12] [--json FILE]
 
-One rule for all methods, in which the figures of the claims have no part.  A model is unlearned of all 60 articles as
-in the claims, up to the epoch at which it answers no more questions about them than the retrained model.  Of the rates
-of the grid at which that is reached on every seed, the one is taken that keeps most of the target's utility, as a mean
-over the seeds; where there is none, the one with the fewest answers left.
+The claims have one rate for all methods; this asks what each method's own would be, by one rule in which the figures of
+the claims have no part.  A model is unlearned of all 60 articles as in the claims, up to the epoch at which it answers
+no more questions about them than the retrained model.  Of the rates of the grid at which that is reached on every seed,
+the one is taken that keeps most of the target's utility, as a mean over the seeds; where there is none, the one with
+the fewest answers left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from palimpsest.checkpoint import write_json
 from palimpsest.claims._news import METHODS, readers, unlearn
 from palimpsest.claims.muse import EPOCHS
 
-GRID = (1e-5, 3e-5, 1e-4, 3e-4)
+GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,7 @@ def benches_page(benches: Sequence[Bench]) -> str:
     """The Markdown of the page."""
     parts = [
         "# Benches",
-        "Speed and memory, and settings that were chosen by measuring, from the scripts of the folder `bench`. "
-        "Every figure is one that its script wrote.",
+        "Speed and memory, measured by the scripts of the folder `bench`. Every figure is one that its script wrote.",
     ]
     for bench in benches:
         first, *more = re.split(r"\n\s*\n", bench.about)
