@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import re
 import sys
 import types
@@ -137,3 +138,17 @@ def test_named_files_and_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.M)) <= targets
     assert yaml.safe_load(README.split("```yaml\n")[1].split("```")[0])["train"]["batch"] == 32
+
+
+def test_the_table_of_findings_is_that_of_its_study() -> None:
+    study = json.loads((ROOT / "results" / "studies" / "tofu-small.json").read_text(encoding="utf-8"))
+    scores = {(s["run"], s["role"]): s for s in study["scores"] if s["audit"] == "rouge"}
+    names = {"before": "taught, nothing forgotten", "retrained": "retrained without them"}
+    runs = {names.get(run["name"], run["label"]): run["name"] for run in study["runs"]}
+    lines = README.partition("## What it finds")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+    assert {row[0] for row in rows} == set(runs) - {"do nothing"}
+    for label, *cells in rows:
+        for role, cell in zip(("forget", "known"), cells, strict=True):
+            score = scores[runs[label], role]
+            assert cell == f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})" and score["n"] == 40
