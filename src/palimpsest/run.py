@@ -36,6 +36,7 @@ from palimpsest.processes import agreed, count, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits
+from palimpsest.rehearsal import rehearse
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
@@ -158,6 +159,7 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
+        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
@@ -225,9 +227,13 @@ class _Work:
             self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
 
+    def _trained_on(self) -> set[str]:
+        """The roles of all terms."""
+        return {r for plan in self.plans for stage in plan.stages for term in stage.objective for r in _on(term)}
+
     def _encode(self, roles: Roles) -> None:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
-        named = {r for plan in self.plans for stage in plan.stages for term in stage.objective for r in _on(term)}
+        named = self._trained_on()
         for role in (r for r in (*roles.rows, *roles.answers) if r in named):
             try:
                 if role in roles.rows:

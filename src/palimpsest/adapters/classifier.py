@@ -16,7 +16,13 @@ from palimpsest.reference import Columns, evaluating
 from palimpsest.roles import Roles
 from palimpsest.views import Batch, Example, Head, LabelView, Scores, Unit, View
 
-__all__ = ["Classifier", "ClassifierSubject"]
+__all__ = ["Classifier", "ClassifierSubject", "check_row"]
+
+
+def check_row(row: Row, place: str) -> None:
+    """Raises ``ValueError`` for a row without the columns that a classifier reads."""
+    if "inputs" not in row or "label" not in row:
+        raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,7 @@ class Classifier:
 
     def encode(self, row: Row, place: str = "row") -> Example:
         """inputs as a float tensor, labels as a scalar."""
-        if "inputs" not in row or "label" not in row:
-            raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
+        check_row(row, place)
         label = int(row["label"])
         if not 0 <= label < self.classes:
             raise ValueError(
