@@ -7,7 +7,7 @@ direction is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ __all__ = [
     "Scores",
     "Statistic",
     "Subject",
+    "Telling",
     "Trainable",
     "Unmeasurable",
     "Versus",
@@ -88,6 +89,13 @@ class Trainable(Protocol):
     def adapter(self) -> Adapter:
         """What turns rows into batches, and a model into a subject."""
         ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A subject that tells how far it is: ``told(answered, asked)``, in rows of one question, after each batch."""
+
+    told: Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

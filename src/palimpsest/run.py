@@ -14,6 +14,7 @@ On several processes (see ``processes``) each item is measured once, and the fir
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from palimpsest.audit import Row, Scores, row_ids
+from palimpsest.audit import Row, Scores, Telling, row_ids
 from palimpsest.checkpoint import write_text
 from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
@@ -63,6 +64,10 @@ class Events(Protocol):
         """A training step is done."""
         ...
 
+    def answered(self, label: str, answered: int, asked: int, seconds: float) -> None:
+        """An audit's question is answered for so many of the rows of this process, ``seconds`` after it was asked."""
+        ...
+
     def note(self, text: str) -> None:
         """A sentence for the user."""
         ...
@@ -75,6 +80,9 @@ class Quiet:
         """Ignored."""
 
     def progress(self, label: str, progress: Progress) -> None:
+        """Ignored."""
+
+    def answered(self, label: str, answered: int, asked: int, seconds: float) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:
@@ -123,6 +131,19 @@ def _show(report: Report, out: Path) -> None:
         from palimpsest.page import render
 
         write_text(out / "report.html", render(report))
+
+
+class _Questions:
+    """Passes on how far an audit is, with the time since its question was asked; after one comes the next."""
+
+    def __init__(self, told: Events, label: str) -> None:
+        self.told, self.label, self.start = told, label, time.perf_counter()
+
+    def __call__(self, answered: int, asked: int) -> None:
+        now = time.perf_counter()
+        self.told.answered(self.label, answered, asked, now - self.start)
+        if answered == asked:
+            self.start = now
 
 
 @dataclass(frozen=True)
@@ -260,11 +281,14 @@ class _Work:
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
                 except ValueError as error:
                     raise RecipeError(f"{type(intervention).__name__}: {error}") from error
-            subject = shared(roles.adapter.subject(trained.model))
+            own = roles.adapter.subject(trained.model)
+            subject = shared(own)
             for role, audits in self.audits.items():
                 for name, audit in zip(audit_names(self.recipe.audits[role]), audits, strict=True):
                     if (role, name) in done:
                         continue
+                    if isinstance(own, Telling):
+                        own.told = _Questions(self.told, f"{role}/{name}")
                     torch.manual_seed(seed)  # an audit's figure must not depend on the audits before it
                     try:
                         scores = audit(subject, self.rows, role)

@@ -5,7 +5,7 @@ Rows have ``inputs`` (a tensor or nested list of one fixed shape) and ``label`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +114,7 @@ class ClassifierSubject:
         self.adapter = adapter
         self.model = model
         self.rows_a_batch = rows_a_batch
+        self.told: Callable[[int, int], None] = lambda answered, asked: None
 
     def _views(self, rows: Sequence[Row]) -> list[LabelView]:
         device = next(self.model.parameters()).device
@@ -125,6 +126,7 @@ class ClassifierSubject:
                 views.append(
                     self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""]
                 )
+            self.told(first + len(chunk), len(rows))
         return views
 
     def logp(self, rows: Sequence[Row]) -> list[Tensor]:
