@@ -4,6 +4,7 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
@@ -28,12 +29,13 @@ from torch import Tensor, nn
 
 from palimpsest.audit import Row, Scores, Telling, row_ids
 from palimpsest.checkpoint import write_text
+from palimpsest.environment import environment, own_commit
 from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.plans import Plan, plans, stage_folders
-from palimpsest.processes import agreed, count, one_after_the_other, shared
+from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits
@@ -41,7 +43,7 @@ from palimpsest.rehearsal import rehearse
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
-from palimpsest.run_folder import add_scores, claim, claim_data, read_scores
+from palimpsest.run_folder import add_scores, claim, claim_code, claim_data, commits_of, read_scores
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
@@ -118,6 +120,7 @@ def run(
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
         work = _Work(recipe, out, rows, answers, told, allow_imports)
+        agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)
         report = agreed(work.report)
@@ -308,7 +311,7 @@ class _Work:
             _over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
-            environment(),
+            environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             warnings=cautions(self.recipe, allow_imports=self.allow_imports),
             matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, chance=self.recipe.chance),
@@ -365,24 +368,3 @@ def _set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             value.copy_(weights[name])
-
-
-def environment() -> dict[str, object]:
-    """What a reader needs to know of the machine: versions, processor, device."""
-    import importlib.metadata
-    import os
-    import platform
-
-    found: dict[str, object] = {"python": platform.python_version()}
-    for package in ("palimpsest", "torch", "transformers", "peft", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["system"] = f"{platform.system()} {platform.machine()}"
-    found["processors"] = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count()
-    found["threads"] = torch.get_num_threads()
-    if count() > 1:
-        found["processes"] = count()
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found
