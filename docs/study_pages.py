@@ -20,10 +20,10 @@ from curves import measured
 from markdown_text import code, escape, span, table
 from palimpsest.claims._evidence import over_seeds
 from palimpsest.dose_response import slope
+from palimpsest.environment import commit_of
 from palimpsest.report import Report, Run, Score, StageFigure, Versus
 from palimpsest.statistics import Interval, hedges_g_of_groups
 from palimpsest.verdict import decimals, number
-from palimpsest.verification import commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "results" / "studies"
@@ -63,6 +63,8 @@ def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
     parts.append(f"Measured on {escape(report.created[:10])}, seeds {seeds}: {about}.")
+    if doubt := _doubt(str(report.environment.get("commit", ""))):
+        parts.append(doubt)
     if len(report.seeds) == 1:
         parts.append("There is one seed: the intervals are over items alone, without what another would change.")
     return "\n\n".join(parts) + "\n"
@@ -268,10 +270,21 @@ def _costs(runs: Sequence[Run]) -> str:
     return table(["", "Training seconds", "Steps", "Tokens", "Trainable parameters"], lines)
 
 
+def _doubt(commit: str) -> str:
+    """A sentence where the code that made the figures is not one commit."""
+    if "unknown" in commit:
+        return "The run does not say which commit it was made with."
+    if "-dirty" in commit:
+        return "The run was made with changes that no commit holds; commit them and run it again."
+    return "The run was stopped and went on with other code." if "," in commit else ""
+
+
 def keep(file: Path) -> Path:
     """Keeps a run's report without its items; returns where."""
     report = Report.load(file)
-    commit = commit_of(ROOT / "src" / "palimpsest")
+    commit = report.environment.get("commit", f"unknown (kept at {commit_of(ROOT / 'src' / 'palimpsest')})")
+    if doubt := _doubt(commit):
+        print(doubt, file=sys.stderr)
     kept = dataclasses.replace(report, items=(), environment={**report.environment, "commit": commit})
     target = STUDIES / f"{file.resolve().parent.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ direction is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -17,7 +17,20 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from palimpsest.views import Adapter
 
-__all__ = ["Audit", "Row", "Scores", "Statistic", "Subject", "Trainable", "Versus", "column", "role_rows", "row_ids"]
+__all__ = [
+    "Audit",
+    "Row",
+    "Scores",
+    "Statistic",
+    "Subject",
+    "Telling",
+    "Trainable",
+    "Unmeasurable",
+    "Versus",
+    "column",
+    "role_rows",
+    "row_ids",
+]
 
 Row = Mapping[str, Any]
 """One example as the user wrote it: ``prompt``, ``completion``, ``text``, ``messages``, ``inputs``, ``label``, …"""
@@ -78,6 +91,13 @@ class Trainable(Protocol):
         ...
 
 
+@runtime_checkable
+class Telling(Protocol):
+    """A subject that tells how far it is: ``told(answered, asked)``, in rows of one question, after each batch."""
+
+    told: Callable[[int, int], None]
+
+
 @dataclass(frozen=True)
 class Scores:
     """One value per item.
@@ -125,26 +145,30 @@ class Audit(Protocol):
         ...
 
 
+class Unmeasurable(ValueError):
+    """The data lacks what an audit reads: a role, a column, or something in a row. No model could mend that."""
+
+
 def row_ids(rows: Sequence[Row], role: str) -> tuple[str, ...]:
     """What pairs the rows of two runs: each row's ``id``, or ``role/position`` where it has none."""
     return tuple(str(row["id"]) if "id" in row else f"{role}/{i}" for i, row in enumerate(rows))
 
 
 def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Sequence[Row]:
-    """The rows of one role; raises ``ValueError`` where there are none, naming the audit that asks."""
+    """The rows of one role; raises ``Unmeasurable`` where there are none, naming the audit that asks."""
     rows = data.get(role, ())
     if not len(rows):
         there = ", ".join(sorted(name for name in data if len(data[name]))) or "none"
-        raise ValueError(f"{audit} needs rows of the role {role!r}; add it under roles (there are: {there}).")
+        raise Unmeasurable(f"{audit} needs rows of the role {role!r}; add it under roles (there are: {there}).")
     return rows
 
 
 def column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[Any]:
-    """One column of all rows; raises ``ValueError`` for a row that lacks it or has it empty, naming the row."""
+    """One column of all rows; raises ``Unmeasurable`` for a row that lacks it or has it empty, naming the row."""
     for row, row_id in zip(rows, row_ids(rows, role)):
         value = row.get(name)
         if value is None or (isinstance(value, str | list | tuple) and not len(value)):
-            raise ValueError(
+            raise Unmeasurable(
                 f"{audit}: the {role} row {row_id!r} has no {name}; fill it or take another audit (its columns:"
                 f" {', '.join(map(str, row))})."
             )

@@ -28,21 +28,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = top.add_subparsers(dest="verb", metavar="run | audit | compare | fit | verify | list | new")
 
-    def recipe_verb(name: str, text: str) -> None:
-        verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("recipe", type=Path, help="a YAML file")
-        verb.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the recipe>)")
-        verb.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="PLACE=VALUE",
-            help="replace one value, such as objective.0.npo.beta=0.2",
-        )
-        verb.add_argument("--allow-imports", action="store_true", help="let the recipe name classes outside Palimpsest")
-
-    recipe_verb("run", "train, measure and report what a recipe says")
-    recipe_verb("audit", "measure the recipe's model as it is, without training")
+    _recipe_arguments(verbs, "run", "train, measure and report what a recipe says")
+    _recipe_arguments(verbs, "audit", "measure the recipe's model as it is, without training")
     compare = verbs.add_parser("compare", help="one report of several run folders, paired by item")
     compare.add_argument("folders", type=Path, nargs="+", help="run folders of recipes that measured the same items")
     compare.add_argument("--out", type=Path, help="the folder of the comparison (default: runs/compare)")
@@ -73,6 +60,21 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("noun", help="objectives, audits, edits, masks, …")
     new.add_argument("name", help="the method's name in snake case")
     return top
+
+
+def _recipe_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> None:
+    """A verb that is given a recipe."""
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("recipe", type=Path, help="a YAML file")
+    verb.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the recipe>)")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PLACE=VALUE",
+        help="replace one value, such as objective.0.npo.beta=0.2",
+    )
+    verb.add_argument("--allow-imports", action="store_true", help="let the recipe name classes outside Palimpsest")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -190,16 +190,7 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
     elif stage.intervention is None and stage.edit is None:
         raise RecipeError(f"{place}: it does nothing; give it an objective, an edit or an intervention.")
     else:
-        idle = {
-            "mask": stage.mask,
-            "combine": stage.combine,
-            "select": stage.select or None,
-            "layers": stage.layers,
-            "procedure": stage.procedure,
-            "watch": stage.watch,
-        }
-        for key in (k for k, v in idle.items() if v is not None):
-            raise RecipeError(f"{place}.{key}: it is for training, but the stage has no objective; add one.")
+        _check_idle(stage, place)
     if (stage.trains != "model") != (stage.starts is not None):
         raise RecipeError(f"{place}: a companion needs both trains (its name) and starts (what it is made from).")
     _check_reference(stage, total, place, recipe)
@@ -216,6 +207,25 @@ def _check_stage(stage: Stage, place: str, recipe: Recipe, allow_imports: bool) 
         combine.groups(total) if total is not None else None
     except ValueError as error:
         raise RecipeError(f"{place}.combine: {error}") from None
+    _check_selectors(stage, total, place, allow_imports)
+
+
+def _check_idle(stage: Stage, place: str) -> None:
+    """A stage without an objective has nothing that is for training."""
+    idle = {
+        "mask": stage.mask,
+        "combine": stage.combine,
+        "select": stage.select or None,
+        "layers": stage.layers,
+        "procedure": stage.procedure,
+        "watch": stage.watch,
+    }
+    for key in (k for k, v in idle.items() if v is not None):
+        raise RecipeError(f"{place}.{key}: it is for training, but the stage has no objective; add one.")
+
+
+def _check_selectors(stage: Stage, total: Total | None, place: str, allow_imports: bool) -> None:
+    """Whether the batches that a selector fills are those that the stage trains on."""
     for role, spec in stage.select.items():
         selector = compile_part(spec, "selectors", f"{place}.select.{role}", allow_imports=allow_imports)
         if isinstance(selector, FillsBatches) and total is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +25,28 @@ from palimpsest.checkpoint import read_tensors, write_tensors
 from palimpsest.roles import RoleBatch, Roles
 from palimpsest.views import Adapter, Batch, Head, View
 
-__all__ = ["AdapterOff", "Cached", "Columns", "Copy", "Frozen", "Reference", "SlowAverage", "cache", "evaluating"]
+__all__ = [
+    "AdapterOff",
+    "Cached",
+    "Columns",
+    "Copy",
+    "Frozen",
+    "OtherRows",
+    "Reference",
+    "SlowAverage",
+    "cache",
+    "evaluating",
+    "fingerprint",
+]
 
 Columns = Mapping[str, Tensor]
-"""What was stored for one row: ``logp`` [T-1] and, where whole distributions are needed, ``hidden`` [T, D]."""
+"""What was stored for one row: ``input_ids`` [T], ``logp`` [T-1] and, for whole distributions, ``hidden`` [T, D]."""
+SAMPLED = 64
+"""Values of each weight that a fingerprint looks at."""
+
+
+class OtherRows(ValueError):
+    """Stored columns are not of the rows of a batch."""
 
 
 class Reference(Protocol):
@@ -52,7 +71,7 @@ class CachingAdapter(Adapter, Protocol):
         ...
 
     def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> View:
-        """A view of ``batch`` from stored columns."""
+        """A view of ``batch`` from stored columns. Raises ``OtherRows`` where they are of other rows."""
         ...
 
     def frozen_head(self, model: nn.Module) -> Head | None:
@@ -188,12 +207,36 @@ class AdapterOff:
         """The base never moves."""
 
 
-class Cached:
-    """What a reference said about every row of some roles, by (role, index)."""
+def fingerprint(model: nn.Module) -> str:
+    """64 hexadecimal digits of a model's weights: their names, shapes, and a few values of each at even distances.
 
-    def __init__(self, columns: Mapping[str, Sequence[Columns]], head: Head | None = None) -> None:
+    It takes a moment and no second model.  An adapter that is the identity (lora_B is 0) leaves the digits as they are,
+    and so does DDP; one changed weight among many may go unseen, training does not.
+    """
+    from torch.distributed.tensor import DTensor  # slow to import, and needed here only
+
+    bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    found = {n.removeprefix("base_model.model.").replace(".base_layer", ""): v for n, v in bare.state_dict().items()}
+    if not any("lora_B" in name and bool(value.any()) for name, value in found.items()):
+        found = {name: value for name, value in found.items() if "lora_" not in name}
+    digest = hashlib.sha256()
+    for name, value in sorted(found.items()):
+        flat = (value.full_tensor() if isinstance(value, DTensor) else value).detach().flatten()
+        few = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {few.dtype}".encode() + few.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Cached:
+    """What a reference said about every row of some roles, by (role, index).
+
+    ``model`` is the ``fingerprint`` of the model that said it, empty where that is not known.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Columns]], head: Head | None = None, model: str = "") -> None:
         self.columns = {role: list(rows) for role, rows in columns.items()}
         self.head = head
+        self.model = model
 
     def views(
         self, model: nn.Module, batch: RoleBatch, roles: Sequence[str], needs: frozenset[str] = frozenset()
@@ -208,8 +251,14 @@ class Cached:
                 raise ValueError(
                     f"The reference was cached for {sorted(self.columns)}, not for {role!r}; cache that role too."
                 )
-            rows = [self.columns[role][int(i)] for i in batch[role]["index"]]
-            found[role] = adapter.recall(batch[role], rows, self.head)
+            try:
+                rows = [self.columns[role][int(i)] for i in batch[role]["index"]]
+                found[role] = adapter.recall(batch[role], rows, self.head)
+            except (IndexError, OtherRows):
+                raise ValueError(
+                    f"The reference was cached for other rows than those of {role!r}, or with another tokenizer; cache "
+                    "these."
+                ) from None
         return found
 
     def after_step(self, model: nn.Module) -> None:
@@ -223,19 +272,28 @@ class Cached:
             if self.head.bias is not None:
                 flat["head/bias"] = self.head.bias
         constants = {} if self.head is None else {"softcap": self.head.softcap, "scale": self.head.scale}
-        write_tensors(path, flat, constants)
+        write_tensors(path, flat, constants | {"model": self.model})
 
     @staticmethod
-    def load(path: Path) -> Cached:
-        """Reads what ``save`` wrote."""
+    def load(path: Path, model: nn.Module | None = None) -> Cached:
+        """Reads what ``save`` wrote. Raises ``ValueError`` where it is not what ``model``, as it is now, said.
+
+        Give the model before it is trained; afterwards it is another one.
+        """
         flat, constants = read_tensors(path)
+        of = constants.get("model", "")
+        if model is not None and of and of != fingerprint(model):
+            raise ValueError(
+                f"{path} holds what another model said, or this one before it was trained; delete the file and cache "
+                "again, or give the model that it was made with."
+            )
         weight, bias = flat.pop("head/weight", None), flat.pop("head/bias", None)
         columns: dict[str, dict[int, dict[str, Tensor]]] = {}
         for key, value in flat.items():
             role, index, name = key.rsplit("/", 2)
             columns.setdefault(role, {}).setdefault(int(index), {})[name] = value
         head = None if weight is None else Head(weight, bias, constants["softcap"], constants["scale"])
-        return Cached({role: [rows[i] for i in range(len(rows))] for role, rows in columns.items()}, head)
+        return Cached({role: [rows[i] for i in range(len(rows))] for role, rows in columns.items()}, head, of)
 
 
 def cache(
@@ -266,4 +324,4 @@ def cache(
             with evaluating(model), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 view = adapter.views(model, batch.to(device), [role])[role]
                 columns[role].extend(adapter.store(view, full))
-    return Cached(columns, adapter.frozen_head(model) if full else None)
+    return Cached(columns, adapter.frozen_head(model) if full else None, fingerprint(model))

@@ -4,6 +4,7 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
@@ -14,6 +15,7 @@ On several processes (see ``processes``) each item is measured once, and the fir
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,21 +27,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from palimpsest.audit import Row, Scores, row_ids
+from palimpsest.audit import Row, Scores, Telling, row_ids
 from palimpsest.checkpoint import write_text
+from palimpsest.environment import environment, own_commit
 from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.plans import Plan, plans, stage_folders
-from palimpsest.processes import agreed, count, one_after_the_other, shared
+from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits
+from palimpsest.rehearsal import rehearse
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
-from palimpsest.run_folder import add_scores, claim, claim_data, read_scores
+from palimpsest.run_folder import add_scores, claim, claim_code, claim_data, commits_of, read_scores
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
@@ -62,6 +66,10 @@ class Events(Protocol):
         """A training step is done."""
         ...
 
+    def answered(self, label: str, answered: int, asked: int, seconds: float) -> None:
+        """An audit's question is answered for so many of the rows of this process, ``seconds`` after it was asked."""
+        ...
+
     def note(self, text: str) -> None:
         """A sentence for the user."""
         ...
@@ -74,6 +82,9 @@ class Quiet:
         """Ignored."""
 
     def progress(self, label: str, progress: Progress) -> None:
+        """Ignored."""
+
+    def answered(self, label: str, answered: int, asked: int, seconds: float) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:
@@ -109,6 +120,7 @@ def run(
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
         work = _Work(recipe, out, rows, answers, told, allow_imports)
+        agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)
         report = agreed(work.report)
@@ -122,6 +134,19 @@ def _show(report: Report, out: Path) -> None:
         from palimpsest.page import render
 
         write_text(out / "report.html", render(report))
+
+
+class _Questions:
+    """Passes on how far an audit is, with the time since its question was asked; after one comes the next."""
+
+    def __init__(self, told: Events, label: str) -> None:
+        self.told, self.label, self.start = told, label, time.perf_counter()
+
+    def __call__(self, answered: int, asked: int) -> None:
+        now = time.perf_counter()
+        self.told.answered(self.label, answered, asked, now - self.start)
+        if answered == asked:
+            self.start = now
 
 
 @dataclass(frozen=True)
@@ -158,6 +183,7 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
+        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
@@ -225,9 +251,13 @@ class _Work:
             self.curves.extend(_curves(plan.name, stage.name, outcome, len(plan.stages)))
         self.costs.setdefault(plan.name, []).append(Outcome.joined(outcomes))
 
+    def _trained_on(self) -> set[str]:
+        """The roles of all terms."""
+        return {r for plan in self.plans for stage in plan.stages for term in stage.objective for r in _on(term)}
+
     def _encode(self, roles: Roles) -> None:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
-        named = {r for plan in self.plans for stage in plan.stages for term in stage.objective for r in _on(term)}
+        named = self._trained_on()
         for role in (r for r in (*roles.rows, *roles.answers) if r in named):
             try:
                 if role in roles.rows:
@@ -254,11 +284,14 @@ class _Work:
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
                 except ValueError as error:
                     raise RecipeError(f"{type(intervention).__name__}: {error}") from error
-            subject = shared(roles.adapter.subject(trained.model))
+            own = roles.adapter.subject(trained.model)
+            subject = shared(own)
             for role, audits in self.audits.items():
                 for name, audit in zip(audit_names(self.recipe.audits[role]), audits, strict=True):
                     if (role, name) in done:
                         continue
+                    if isinstance(own, Telling):
+                        own.told = _Questions(self.told, f"{role}/{name}")
                     torch.manual_seed(seed)  # an audit's figure must not depend on the audits before it
                     try:
                         scores = audit(subject, self.rows, role)
@@ -278,7 +311,7 @@ class _Work:
             _over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
-            environment(),
+            environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             warnings=cautions(self.recipe, allow_imports=self.allow_imports),
             matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, chance=self.recipe.chance),
@@ -335,24 +368,3 @@ def _set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             value.copy_(weights[name])
-
-
-def environment() -> dict[str, object]:
-    """What a reader needs to know of the machine: versions, processor, device."""
-    import importlib.metadata
-    import os
-    import platform
-
-    found: dict[str, object] = {"python": platform.python_version()}
-    for package in ("palimpsest", "torch", "transformers", "peft", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    found["system"] = f"{platform.system()} {platform.machine()}"
-    found["processors"] = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count()
-    found["threads"] = torch.get_num_threads()
-    if count() > 1:
-        found["processes"] = count()
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found

@@ -17,7 +17,9 @@ from palimpsest.audit import Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 
-__all__ = ["add_scores", "claim", "claim_data", "read_scores"]
+__all__ = ["add_scores", "claim", "claim_code", "claim_data", "commits_of", "read_scores"]
+
+CODE = "code.json"
 
 
 def claim(out: Path, recipe: Recipe) -> None:
@@ -36,7 +38,8 @@ def claim(out: Path, recipe: Recipe) -> None:
             return
         if _started(out):
             raise RecipeError(f"{out} holds a run of another recipe; choose another folder with --out, or delete it.")
-        (out / "data.json").unlink(missing_ok=True)
+        for name in ("data.json", CODE):
+            (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
     try:
@@ -60,6 +63,24 @@ def claim_data(out: Path, digests: Mapping[str, str]) -> None:
                 " --out, or delete that one."
             )
     write_json(file, dict(digests))
+
+
+def claim_code(out: Path, commit: str) -> None:
+    """Keeps the commit of the code that goes on with the run, after those that worked on it before."""
+    found = _commits(out)
+    if commit not in ("unknown", *found[-1:]):
+        write_json(out / CODE, [*found, commit])
+
+
+def commits_of(out: Path) -> dict[str, str]:
+    """``{"commit": ...}``, with commas where a run went on with other code; empty where none is known."""
+    found = _commits(out)
+    return {"commit": ", ".join(found)} if found else {}
+
+
+def _commits(out: Path) -> list[str]:
+    file = out / CODE
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
 def _started(out: Path) -> bool:

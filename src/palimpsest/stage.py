@@ -265,10 +265,18 @@ class _Work:
         return Copy(model)
 
     def _store_reference(self, file: Path, total: Total, model: nn.Module, wanted: Sequence[str]) -> None:
-        """What the model says now; a resumed stage must not ask it again, since it has moved."""
+        """What the model says at the start of the stage, where a stage that was stopped is again before it goes on."""
         if not file.exists():
             half = torch.bfloat16 if self._training().precision == "bfloat16" else None
             cache(self.roles, model, wanted, full=bool(total.needs("ref:logits")), autocast=half).save(file)
+            return
+        try:
+            Cached.load(file, model)
+        except ValueError:
+            raise RecipeError(
+                f"{self.place}: its model is not the one with which it began, of which {file} knows what it said;"
+                " choose another folder with --out, or delete that one."
+            ) from None
 
     def _training(self) -> Training:
         return compile_training(self.stage, self.place, allow_imports=self.allow_imports)

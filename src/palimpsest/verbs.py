@@ -23,6 +23,7 @@ class Console:
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.live = sys.stderr.isatty()
+        self.began = self.start
         self.printed = 0.0
         self.heading = ""
 
@@ -30,19 +31,37 @@ class Console:
         """A new part begins."""
         self._end()
         self.heading = f"[{number}/{parts}] {label}"
-        _show(f"{self.heading}  ({_clock(time.perf_counter() - self.start)} so far)\n")
+        self.began = time.perf_counter()
+        _show(f"{self.heading}  ({_clock(self.began - self.start)} so far)\n")
 
     def progress(self, label: str, progress: Progress) -> None:
         """A step is done; at most two lines a second on a terminal, one every ten seconds in a log."""
         now = time.perf_counter()
         last = progress.step == progress.steps
-        if not last and now - self.printed < (0.5 if self.live else 10.0):
+        if not last and now - self.printed < self._pause:
             return
         self.printed = now
         left = progress.seconds / progress.step * (progress.steps - progress.step)
         values = "  ".join(f"{name} {value:.3f}" for name, value in progress.parts.items())
-        line = f"    step {progress.step}/{progress.steps}  {values}  {_clock(left)} left"
-        _show(f"\r\033[K{line}" if self.live else f"{line}\n")
+        self._line(f"    step {progress.step}/{progress.steps}  {values}  {_clock(left)} left")
+
+    def answered(self, label: str, answered: int, asked: int, seconds: float) -> None:
+        """An audit is on its way; as often as ``progress``, and never for what is done within that time."""
+        now = time.perf_counter()
+        if answered == asked or now - max(self.printed, self.began) < self._pause:
+            return
+        self.printed = now
+        left = seconds / answered * (asked - answered)
+        self._line(f"    {label}: {100 * answered // asked} % of the rows  {_clock(left)} left")
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between two lines of progress."""
+        return 0.5 if self.live else 10.0
+
+    def _line(self, text: str) -> None:
+        """On a terminal in place of the line before."""
+        _show(f"\r\033[K{text}" if self.live else f"{text}\n")
 
     def note(self, text: str) -> None:
         """A sentence on a line of its own."""

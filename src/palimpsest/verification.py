@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -25,9 +24,9 @@ import torch
 
 from palimpsest.checkpoint import write_json
 from palimpsest.claim import Budget, Claim, Evidence, PaperEntry, load_paper
-from palimpsest.run import environment
+from palimpsest.environment import commit_of, environment
 
-__all__ = ["commit_of", "evidence_file", "verify"]
+__all__ = ["evidence_file", "verify"]
 
 
 def evidence_file(out: Path, slug: str, budget: Budget) -> Path:
@@ -75,20 +74,6 @@ def verify(
     return result
 
 
-def commit_of(folder: Path) -> str:
-    """The commit of the checkout that tracks ``folder``; ``unknown`` where none does.
-
-    ``-dirty`` is added when a file below ``folder`` differs from it; evidence written elsewhere does not count.
-    """
-    try:
-        if not _git(folder, "ls-files", "--", "."):  # installed into somebody else's checkout
-            return "unknown"
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
 def _check(entry: PaperEntry, budget: Budget, seeds: Sequence[int]) -> None:
     if not entry.claims:
         raise ValueError(
@@ -134,10 +119,3 @@ def _hardware(found: dict[str, object]) -> str:
     device = found["device"]
     cores = f"{found['processors']} processors ({found['threads']} threads)"
     return cores if device == "cpu" else f"{device}, {cores}"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=30
-    )
-    return done.stdout.strip()

@@ -15,6 +15,7 @@ from palimpsest.report import Matrix, Report, Run, Score, StageFigure, Versus
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
+import study_pages  # noqa: E402
 from study_pages import load_peers, study_page  # noqa: E402
 
 
@@ -72,6 +73,35 @@ def test_the_figures_of_a_peer_stand_on_the_page_of_its_study(tmp_path: Path) ->
     page = study_page(Report("Plain", "2026-01-01"), found["plain"])
     plain = re.sub("<[^>]*>", " ", page)
     assert "| replay | accuracy | 0.900  0.800 to 1.000  | 0.800  0.700 to 0.900  | 0.100  -0.020 to 0.220  |" in plain
+
+
+@pytest.mark.parametrize(
+    ("commit", "kept", "says"),
+    [
+        ("abc", "abc", ""),
+        ("abc-dirty", "abc-dirty", "The run was made with changes that no commit holds; commit them and run it again."),
+        ("abc, def", "abc, def", "The run was stopped and went on with other code."),
+        (None, "unknown (kept at now)", "The run does not say which commit it was made with."),
+    ],
+)
+def test_a_kept_study_names_the_commit_of_the_run_and_not_of_keeping(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    commit: str,
+    kept: str,
+    says: str,
+) -> None:
+    monkeypatch.setattr(study_pages, "commit_of", lambda _: "now")
+    monkeypatch.setattr(study_pages, "STUDIES", tmp_path / "studies")
+    environment = {"python": "3"} | ({} if commit is None else {"commit": commit})
+    (tmp_path / "plain").mkdir()
+    Report("Plain", "2026-01-01", environment=environment).save(tmp_path / "plain" / "report.json")
+    report = Report.load(study_pages.keep(tmp_path / "plain" / "report.json"))
+    assert report.environment == {"python": "3", "commit": kept}
+    assert capsys.readouterr().err.strip() == says
+    ends = [x for x in study_page(report).split("\n\n") if x.strip()][-2:]
+    assert ends[-1].strip().startswith(says or "Measured on") and f"commit {kept}" in " ".join(ends)
 
 
 @pytest.mark.skipif(not (ROOT / "results" / "bench" / "stream-peer.json").exists(), reason="nothing was measured")

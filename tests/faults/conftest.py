@@ -59,7 +59,7 @@ class Project:
 
 def sentence(status: int, err: str, expected: int = 2) -> str:
     """The one line of ``err`` that is no progress; asserts what every failure has in common."""
-    lines = [x for x in err.splitlines() if x.strip() and not x.startswith(("[", "    step", "Loading"))]
+    lines = [x for x in err.splitlines() if x.strip() and not x.startswith(("[", "    ", "Loading"))]
     assert status == expected, err
     assert len(lines) == 1, err
     assert "Traceback" not in err and lines[0].isprintable() and len(lines[0]) < 700

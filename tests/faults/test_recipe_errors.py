@@ -179,6 +179,8 @@ def test_unknown_models(project: Any, digits: Any) -> None:
     digits.recipe["model"]["pretrained"] = "digit-mlp"
     assert "did you mean digits-mlp?" in digits.refused()
     project.recipe["model"] = {"pretrained": "tinyllama"}
+    project.recipe["roles"] = {"forget": "forget.jsonl", "retain": "retain.jsonl"}
+    project.recipe["audits"] = {"forget": ["probability"]}
     said = project.refused(out="second")
     assert said.startswith("palimpsest run: model.pretrained: There is no model or folder 'tinyllama'")
     assert "did you mean 'tiny-llama'" in said

@@ -66,7 +66,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def sentence(said: str) -> str:
     """The one line that is no progress."""
-    lines = [x for x in said.splitlines() if x.strip() and not x.startswith(("[", "    step", "Loading"))]
+    lines = [x for x in said.splitlines() if x.strip() and not x.startswith(("[", "    ", "Loading"))]
     assert len(lines) == 1 and "Traceback" not in said, said
     assert lines[0].endswith("."), said
     return lines[0]

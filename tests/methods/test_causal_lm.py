@@ -64,6 +64,25 @@ def test_logp_is_that_of_the_model_row_by_row(tiny: tuple, packed: bool) -> None
         torch.testing.assert_close(found, naive(model, adapter.encode(row)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_all_roles_go_through_one_forward(tiny: tuple, packed: bool) -> None:
+    """Three roles of different lengths, one of them under two terms, and what each says is as if it were alone."""
+    model, adapter = tiny[0], CausalLM(tiny[1], packed=packed)
+    roles = adapter.roles(**{name: [row] for name, row in zip(("a", "b", "c"), ROWS)})
+    (batch,) = roles.window(0, 1, seed=0)
+    calls: list[int] = []
+    handle = model.model.register_forward_hook(lambda *_: calls.append(1))
+    likely = CrossEntropy()
+    try:
+        total = on("a", likely) + on("b", likely) + 0.5 * on("a", likely) + on("c", likely)
+        losses = evaluate(total, model, batch)
+    finally:
+        handle.remove()
+    assert len(calls) == 1
+    alone = [float(evaluate(on(role, likely), model, batch).total.detach()) for role in ("a", "b", "c")]
+    assert float(losses.total.detach()) == pytest.approx(1.5 * alone[0] + alone[1] + alone[2], rel=1e-5)
+
+
 def test_left_padding_changes_nothing(tiny: tuple) -> None:
     model, tokenizer = tiny
     adapter = CausalLM(tokenizer)

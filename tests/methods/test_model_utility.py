@@ -66,7 +66,7 @@ def test_a_component_is_the_mean_over_rows(scripted: Any) -> None:
 
 
 def test_roles_must_be_there_and_differ(scripted: Any) -> None:
-    with pytest.raises(ValueError, match="probability needs rows of the role 'world_facts'"):
+    with pytest.raises(ValueError, match="model_utility needs rows of the role 'world_facts'"):
         ModelUtility()(subject_of(scripted), {k: v for k, v in DATA.items() if k != "world_facts"}, "retain")
     with pytest.raises(ValueError, match="three different roles"):
         ModelUtility(real_authors="retain")(subject_of(scripted), DATA, "retain")

@@ -36,6 +36,21 @@ def test_apply_scale_and_revert() -> None:
     torch.testing.assert_close(net.bias.detach(), before + torch.tensor([1.0, -1.0]))
 
 
+def test_a_task_vector_is_subtracted() -> None:
+    """theta - alpha (reinforced - theta): nothing at alpha 0, to the last bit, and the change the other way at 1."""
+    target, reinforced = model(), model()
+    before = {n: p.detach().clone() for n, p in target.named_parameters()}
+    change = torch.tensor([0.5, -0.25])
+    with torch.no_grad():
+        reinforced.bias.add_(change)
+    vector = difference(before, reinforced, "trained further on the forget set")
+    with vector.applied(target, -0.0):
+        assert all(torch.equal(p, before[n]) for n, p in target.named_parameters())
+    vector.apply(target, -1.0)
+    torch.testing.assert_close(target.bias.detach(), before["bias"] - change)
+    assert torch.equal(target.weight, before["weight"])
+
+
 def test_a_fine_change_is_rounded_once_when_a_coarse_parameter_stores_it() -> None:
     net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     nn.init.constant_(net.weight, 1.0)

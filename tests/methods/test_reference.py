@@ -14,7 +14,7 @@ from palimpsest.loop import Interrupted, Training, fit
 from palimpsest.objective import evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.embedding_consistency import EmbeddingConsistency
-from palimpsest.reference import AdapterOff, Copy, SlowAverage, cache
+from palimpsest.reference import AdapterOff, Cached, Copy, SlowAverage, cache, fingerprint
 from palimpsest.step import Step
 from palimpsest.zoo.models import tiny_llama
 
@@ -255,3 +255,68 @@ def test_a_model_without_a_list_of_blocks_is_refused():
     (batch,) = CausalLM(tokenizer).roles(task=ROWS).window(0, 2, seed=0)
     with pytest.raises(ValueError, match="No list of 5 blocks"):
         CausalLM(tokenizer).views(other, batch, ["task"], frozenset({"hidden:blocks"}))
+
+
+# Of what model and which rows stored answers are
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    """By one layer, by one training step, and by another shape; the model that it was made with is taken."""
+    model, tokenizer = tiny_llama(300, 2, 32)
+    roles = CausalLM(tokenizer).roles(task=ROWS)
+    file = tmp_path / "reference.safetensors"
+    cache(roles, model, ("task",), full=True).save(file)
+    assert Cached.load(file, model).model == Cached.load(file).model == fingerprint(copy.deepcopy(model))
+    stepped, one = copy.deepcopy(model), copy.deepcopy(model)
+    fit(stepped, roles, on("task", CrossEntropy()), Training(steps=1, batch=4, lr=1e-5))
+    with torch.no_grad():
+        one.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1.001)
+    for other in (stepped, one, tiny_llama(300, 1, 32)[0], model.double()):
+        with pytest.raises(ValueError, match="holds what another model said"):
+            Cached.load(file, other)
+
+
+def test_an_adapter_counts_once_it_changes_something():
+    model = tiny_llama(300, 1, 16)[0]
+    plain = fingerprint(model)
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    with_adapter = get_peft_model(model, config)
+    assert fingerprint(with_adapter) == plain
+    with torch.no_grad():
+        next(p for n, p in with_adapter.named_parameters() if "lora_B" in n).add_(0.1)
+    assert fingerprint(with_adapter) != plain
+
+
+def test_a_fingerprint_sees_buffers_and_scalars():
+    norm = nn.BatchNorm1d(3)
+    before = fingerprint(norm)
+    norm(torch.randn(4, 3))
+    assert fingerprint(norm) != before
+
+
+def test_a_file_from_before_is_read(tmp_path):
+    """Without tokens and without the model, as files once were."""
+    model, adapter = adapted()
+    roles = adapter.roles(task=ROWS)
+    stored = cache(roles, model, ("task",))
+    old = Cached({"task": [{"logp": row["logp"]} for row in stored.columns["task"]]})
+    old.save(tmp_path / "old.safetensors")
+    (batch,) = roles.window(0, 4, seed=0)
+    again = Cached.load(tmp_path / "old.safetensors", nn.Linear(1, 1))
+    said = [r.views(model, batch, ["task"])["task"].logp for r in (again, stored)]
+    assert torch.equal(*said)
+
+
+def test_answers_to_other_rows_are_refused():
+    """Rows in another order, changed rows, more rows, and tokens made another way: all would pair wrong figures."""
+    model, adapter = adapted()
+    stored = cache(adapter.roles(task=ROWS), model, ("task",))
+    changed = [*ROWS[:-1], {**ROWS[-1], "completion": " it is 260"}]
+    for rows in (ROWS[::-1], changed, ROWS * 2):
+        (batch,) = adapter.roles(task=rows).window(0, len(rows), seed=0)
+        with pytest.raises(ValueError, match="cached for other rows than those of 'task', or with another tokenizer"):
+            stored.views(model, batch, ["task"])
+    other = CausalLM(adapter.tokenizer, chat=True, chat_template="chatml")
+    (batch,) = other.roles(task=ROWS).window(0, 8, seed=0)
+    with pytest.raises(ValueError, match="cached for other rows"):
+        stored.views(model, batch, ["task"])

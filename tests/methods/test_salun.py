@@ -95,6 +95,18 @@ def test_the_mask_of_a_linear_model_is_the_analytic_one() -> None:
         assert sum(int(m.sum()) for m in mask.moves.values()) == int(fraction * 24)
 
 
+def test_the_sign_of_the_loss_does_not_matter() -> None:
+    """The released code takes the gradient of -cross-entropy: the mask is the same."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = {"a": torch.randn(3, 5, generator=generator), "b": torch.randn(7, generator=generator)}
+    for fraction in (0.1, 0.5, 0.8):
+        moves, negative = (
+            top_fraction(gradients, fraction),
+            top_fraction({n: -g for n, g in gradients.items()}, fraction),
+        )
+        assert all(torch.equal(moves[n], negative[n]) for n in moves)
+
+
 def test_the_batch_split_does_not_matter() -> None:
     """Seven rows in batches of 3 leave a short last batch; a sum of batch means would weigh its row three times."""
     model, data = linear(1), rows(7, seed=3)

@@ -14,8 +14,9 @@ import pytest
 from palimpsest import claim, cli, verification
 from palimpsest.claim import Claim, Evidence, Figure, Paper
 from palimpsest.claims._evidence import Condition, evidence, exact, figure, over_seeds
+from palimpsest.environment import commit_of
 from palimpsest.statistics import Interval
-from palimpsest.verification import commit_of, evidence_file, verify
+from palimpsest.verification import evidence_file, verify
 
 
 class Doubles(Claim):

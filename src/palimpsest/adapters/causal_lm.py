@@ -21,7 +21,7 @@ from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
 from palimpsest.audit import Row
 from palimpsest.intervention import changes_logits
 from palimpsest.kernels.linear_log_probability import linear_logits
-from palimpsest.reference import Columns
+from palimpsest.reference import Columns, OtherRows
 from palimpsest.roles import Roles
 from palimpsest.views import BLOCKS, IGNORE, Batch, Example, Head, TokenOutputs, TokenView, Unit, View
 
@@ -189,18 +189,20 @@ class CausalLM:
         return unpack
 
     def store(self, view: View, full: bool) -> list[Columns]:
-        """Per row, the log-probabilities [T-1] without padding, and what enters the head [T, D] if ``full``."""
+        """Per row, without padding: tokens [T], log-probabilities [T-1]; if ``full``, what enters the head [T, D]."""
         assert isinstance(view, TokenView)
         rows: list[Columns] = []
         for i, length in enumerate(view.batch["attention_mask"].sum(1).tolist()):
-            columns = {"logp": view.logp[i, : length - 1].clone()}
+            ids = view.batch["input_ids"][i, :length].to(torch.int32)
+            columns = {"input_ids": ids, "logp": view.logp[i, : length - 1].clone()}
             if full:
                 columns["hidden"] = view.hidden("last")[i, :length].clone()
             rows.append(columns)
         return rows
 
     def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> TokenView:
-        """A view of ``batch`` from what ``store`` kept."""
+        """A view of ``batch`` from what ``store`` kept; ``OtherRows`` where that is of other tokens."""
+        _refuse_others(batch, columns)
         width, device = batch["input_ids"].shape[1], batch["input_ids"].device
         hidden = None
         if head is not None:
@@ -229,6 +231,14 @@ class CausalLM:
     def subject(self, model: nn.Module) -> CausalLMSubject:
         """What an audit may ask of the model."""
         return CausalLMSubject(self, model)
+
+
+def _refuse_others(batch: Batch, columns: Sequence[Columns]) -> None:
+    """Whether stored columns are of the tokens of a batch, row by row."""
+    lengths = batch["attention_mask"].sum(1).tolist()
+    for ids, length, stored in zip(batch["input_ids"].cpu(), lengths, columns, strict=True):
+        if "input_ids" in stored and not torch.equal(ids[:length].int(), stored["input_ids"].cpu()):
+            raise OtherRows  # files of before have no tokens
 
 
 def _alike(head: Tensor, model: Tensor) -> bool:

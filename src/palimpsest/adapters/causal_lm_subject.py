@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,7 +90,16 @@ class CausalLMSubject:
         self.adapter = adapter
         self.model = model
         self.tokens_a_batch = tokens_a_batch or TOKENS_A_BATCH
+        self.told: Callable[[int, int], None] = lambda answered, asked: None
         self._generated = tokens_a_batch or GENERATED_AT_ONCE.get(self._device.type, TOKENS_A_BATCH)
+
+    def _batches(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """``_batches`` of the rows; tells how many are answered when the next batch is asked for."""
+        answered = 0
+        for indices in _batches(lengths, budget):
+            yield indices
+            answered += len(indices)
+            self.told(answered, len(lengths))
 
     @property
     def _device(self) -> torch.device:
@@ -100,7 +109,7 @@ class CausalLMSubject:
         """Per row, log-probabilities in nats of the scored tokens, float32 on CPU, [T_i]."""
         examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
         found: dict[int, Tensor] = {}
-        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+        for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
             with evaluating(self.model):
                 view = self.adapter.views(self.model, {"": batch}, [""])[""]
@@ -112,7 +121,7 @@ class CausalLMSubject:
         """Per row, whether each scored token is the most likely one after the true tokens before it, bool, [T_i]."""
         examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
         found: dict[int, Tensor] = {}
-        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+        for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
             with evaluating(self.model):
                 view = self.adapter.views(self.model, {"": batch}, [""])[""]
@@ -124,7 +133,7 @@ class CausalLMSubject:
         """Mean over a row's tokens of what enters the head, float32 on CPU, [N, D]."""
         examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
         found: dict[int, Tensor] = {}
-        for indices in _batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
+        for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
             with evaluating(self.model):
                 hidden = self.adapter.views(self.model, {"": batch}, [""])[""].hidden("last").float()  # [B, T, D]
@@ -138,7 +147,7 @@ class CausalLMSubject:
         prompts = self._prompts(rows, max_new_tokens)
         found: dict[int, str] = {}
         budget = max(self._generated, max(map(len, prompts)) + max_new_tokens)
-        for indices in _batches([len(p) + max_new_tokens for p in prompts], budget):
+        for indices in self._batches([len(p) + max_new_tokens for p in prompts], budget):
             found.update(zip(indices, self._continue([prompts[i] for i in indices], max_new_tokens)))
         return [found[i] for i in range(len(rows))]
 
@@ -156,7 +165,7 @@ class CausalLMSubject:
         jobs = [(i, draw) for i in range(len(rows)) for draw in range(count)]
         found: dict[tuple[int, int], str] = {}
         budget = max(self._generated, max(map(len, prompts)) + max_new_tokens)
-        for batch in _batches([len(prompts[i]) + max_new_tokens for i, _ in jobs], budget):
+        for batch in self._batches([len(prompts[i]) + max_new_tokens for i, _ in jobs], budget):
             chosen = [jobs[k] for k in batch]
             uniform = torch.stack([drawn[i][draw] for i, draw in chosen]).to(self._device)
             texts = self._continue([prompts[i] for i, _ in chosen], max_new_tokens, _Drawn(uniform, temperature))

@@ -5,7 +5,7 @@ Rows have ``inputs`` (a tensor or nested list of one fixed shape) and ``label`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,13 @@ from palimpsest.reference import Columns, evaluating
 from palimpsest.roles import Roles
 from palimpsest.views import Batch, Example, Head, LabelView, Scores, Unit, View
 
-__all__ = ["Classifier", "ClassifierSubject"]
+__all__ = ["Classifier", "ClassifierSubject", "check_row"]
+
+
+def check_row(row: Row, place: str) -> None:
+    """Raises ``ValueError`` for a row without the columns that a classifier reads."""
+    if "inputs" not in row or "label" not in row:
+        raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,7 @@ class Classifier:
 
     def encode(self, row: Row, place: str = "row") -> Example:
         """inputs as a float tensor, labels as a scalar."""
-        if "inputs" not in row or "label" not in row:
-            raise ValueError(f"{place} has the columns {sorted(map(str, row))}; a classifier needs inputs and label.")
+        check_row(row, place)
         label = int(row["label"])
         if not 0 <= label < self.classes:
             raise ValueError(
@@ -109,6 +114,7 @@ class ClassifierSubject:
         self.adapter = adapter
         self.model = model
         self.rows_a_batch = rows_a_batch
+        self.told: Callable[[int, int], None] = lambda answered, asked: None
 
     def _views(self, rows: Sequence[Row]) -> list[LabelView]:
         device = next(self.model.parameters()).device
@@ -120,6 +126,7 @@ class ClassifierSubject:
                 views.append(
                     self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""]
                 )
+            self.told(first + len(chunk), len(rows))
         return views
 
     def logp(self, rows: Sequence[Row]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from palimpsest.audit import Row
 
-__all__ = ["CHATML", "Tokens", "complete", "prompt_ids"]
+__all__ = ["CHATML", "Tokens", "check_prompt", "check_row", "complete", "prompt_ids"]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -63,9 +63,7 @@ def _messages(value: Any, role: str, column: str, place: str) -> list[Mapping[st
     )
 
 
-def _conversation(
-    row: Row, tokens: Tokens, place: str
-) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
+def _conversation(row: Row, chat: bool, place: str) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
     """(prompt, completion) as messages, or None where the row is not a conversation."""
     if "messages" in row:
         found = _messages(row["messages"], "user", "messages", place)
@@ -73,7 +71,7 @@ def _conversation(
             raise ValueError(f"{place}: messages must end with the assistant's answer to be scored.")
         return found[:-1], found[-1:]
     prompt, completion = row.get("prompt"), row.get("completion", "")
-    if prompt is not None and (tokens.chat or not isinstance(prompt, str)):
+    if prompt is not None and (chat or not isinstance(prompt, str)):
         return _messages(prompt, "user", "prompt", place), _messages(completion, "assistant", "completion", place)
     return None
 
@@ -86,36 +84,53 @@ def _known(row: Row, place: str) -> None:
         )
 
 
-def prompt_ids(row: Row, tokens: Tokens, place: str) -> list[int]:
-    """The tokens that a generation for this row starts from."""
+def check_prompt(row: Row, place: str, *, chat: bool = False) -> None:
+    """Raises ``ValueError`` for a row from which no answer can be generated; needs no tokenizer."""
     if "text_prefix" in row:
-        return tokens.ids(str(row["text_prefix"]), special=True)
+        return
     _known(row, place)
-    conversation = _conversation(row, tokens, place)
-    if conversation is not None:
-        return tokens.ids(tokens.render(conversation[0], place, generation=True))
-    if "prompt" not in row:
+    if _conversation(row, chat, place) is None and "prompt" not in row:
         raise ValueError(
             f"{place}: generation starts from a prompt, but the row has only text; add prompt and completion."
         )
+
+
+def check_row(row: Row, place: str, *, chat: bool = False) -> None:
+    """Raises ``ValueError`` for a row of which nothing can be scored; needs no tokenizer."""
+    _known(row, place)
+    if "text" in row and "prompt" not in row and "messages" not in row:
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            raise ValueError(f"{place}: text is empty; give it words or leave the row out.")
+        return
+    if "messages" not in row and "completion" not in row:
+        raise ValueError(f"{place} has a prompt but no completion; add the column completion.")
+    conversation = _conversation(row, chat, place)
+    answer = row["completion"] if conversation is None else conversation[1][-1]["content"]
+    if not str(answer).strip():
+        raise ValueError(f"{place}: the completion is empty, so nothing would be scored; fill it or leave the row out.")
+
+
+def prompt_ids(row: Row, tokens: Tokens, place: str) -> list[int]:
+    """The tokens that a generation for this row starts from."""
+    check_prompt(row, place, chat=tokens.chat)
+    if "text_prefix" in row:
+        return tokens.ids(str(row["text_prefix"]), special=True)
+    conversation = _conversation(row, tokens.chat, place)
+    if conversation is not None:
+        return tokens.ids(tokens.render(conversation[0], place, generation=True))
     return tokens.ids(str(row["prompt"]), special=True)
 
 
 def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
     """All tokens of a row, and how many of them at the start are not scored."""
-    _known(row, place)
+    check_row(row, place, chat=tokens.chat)
     eos = tokens.tokenizer.eos_token_id
     if "text" in row and "prompt" not in row and "messages" not in row:
-        if not isinstance(row["text"], str) or not row["text"].strip():
-            raise ValueError(f"{place}: text is empty; give it words or leave the row out.")
         return tokens.ids(row["text"], special=True), 1
-    if "messages" not in row and "completion" not in row:
-        raise ValueError(f"{place} has a prompt but no completion; add the column completion.")
     start = prompt_ids(row, tokens, place)
-    conversation = _conversation(row, tokens, place)
+    conversation = _conversation(row, tokens.chat, place)
     if conversation is None:
         answer = tokens.ids(str(row["completion"])) + ([eos] if eos is not None else [])
-        empty = not str(row["completion"]).strip()
     else:
         prefix = tokens.render(conversation[0], place, generation=True)
         whole = tokens.render([*conversation[0], *conversation[1]], place, generation=False)
@@ -126,7 +141,4 @@ def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
         answer = tokens.ids(whole[len(prefix) :])
         if eos in answer:  # what a template prints after the end of the turn is not the model's to say
             answer = answer[: len(answer) - answer[::-1].index(eos)]
-        empty = not str(conversation[1][-1]["content"]).strip()
-    if empty:
-        raise ValueError(f"{place}: the completion is empty, so nothing would be scored; fill it or leave the row out.")
     return start + answer, len(start)

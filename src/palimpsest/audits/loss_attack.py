@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, Versus, role_rows, row_ids
+from palimpsest.audit import Row, Scores, Subject, Unmeasurable, Versus, role_rows, row_ids
 
 __all__ = ["METHOD", "LossAttack", "membership_scores"]
 
@@ -44,7 +44,7 @@ def membership_scores(
     ``members`` is the group of the audited role; the AUC is P(group 1 > group 0).
     """
     if role == holdout:
-        raise ValueError(f"{audit}: {role!r} cannot be both members and holdout; name another role in holdout.")
+        raise Unmeasurable(f"{audit}: {role!r} cannot be both members and holdout; name another role in holdout.")
     seen, unseen = role_rows(data, role, audit), role_rows(data, holdout, audit)
     rows = [*seen, *unseen]
     values = [score(row, logp) for row, logp in zip(rows, subject.logp(rows), strict=True)]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Audit, Row, Scores, Subject
+from palimpsest.audit import Audit, Row, Scores, Subject, Unmeasurable, column, role_rows
 from palimpsest.audits.probability import Probability
 from palimpsest.audits.rouge import Rouge
 from palimpsest.audits.truth_ratio import Mean, TruthRatio
@@ -43,7 +43,11 @@ class ModelUtility:
         """Nine values in [0, 1], with ids ``role/audit``."""
         roles = (role, self.real_authors, self.world_facts)
         if len(set(roles)) < 3:
-            raise ValueError(f"model_utility needs three different roles, not {', '.join(roles)}.")
+            raise Unmeasurable(f"model_utility needs three different roles, not {', '.join(roles)}.")
+        for name in roles:  # all of them before the first question: the last may lack a column
+            special = "paraphrased_completion" if name == role else "perturbed_completions"
+            for wanted in ("prompt", "completion", special):
+                column(role_rows(data, name, "model_utility"), wanted, name, "model_utility")
         values: dict[str, float] = {}
         for name in roles:
             own = name == role

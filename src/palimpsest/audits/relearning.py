@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.audit import Audit, Row, Scores, Subject, Trainable, role_rows
+from palimpsest.audit import Audit, Row, Scores, Subject, Telling, Trainable, role_rows
 from palimpsest.loop import Training, fit
 from palimpsest.names import UnknownName, build
 from palimpsest.objective import on
@@ -47,6 +47,8 @@ def relearned(subject: Subject, rows: Sequence[Row], role: str, training: Traini
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         fit(model, Roles(inner.adapter, {role: rows}), on(role, CrossEntropy()), training, seed=seed)
     again = inner.adapter.subject(model)
+    if isinstance(inner, Telling) and isinstance(again, Telling):
+        again.told = inner.told
     return Sharded(again) if isinstance(subject, Sharded) else again
 
 

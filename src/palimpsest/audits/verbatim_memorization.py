@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import Row, Scores, Subject, Unmeasurable, column, role_rows, row_ids
 from palimpsest.audits.rouge import rouge_items
 
 __all__ = ["METHOD", "VerbatimMemorization", "split_words"]
@@ -61,7 +61,7 @@ class VerbatimMemorization:
             return row, str(column([row], "completion", role, "verbatim_memorization")[0])
         start, rest = split_words(str(row["text"]), self.prefix)
         if not rest.strip():
-            raise ValueError(
+            raise Unmeasurable(
                 f"verbatim_memorization: nothing follows the first {self.prefix} words of the {role} row {row_id!r}; "
                 "lower prefix or leave the row out."
             )

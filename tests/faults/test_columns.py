@@ -1,0 +1,107 @@
+"""A column that is missing is found before the model is loaded: with real data, that is minutes earlier."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from palimpsest import names
+from palimpsest.recipe import parse_recipe
+from palimpsest.rehearsal import rehearse
+
+RUN = importlib.import_module("palimpsest.run")  # the package's ``run`` is the function
+TOFU_LIKE = {"completion": "b", "paraphrased_completion": "c", "perturbed_completions": ["d"]}
+
+
+@pytest.fixture
+def unloaded(project: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The project with its model out of reach."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded before its data were looked at")
+
+    monkeypatch.setattr(RUN, "load_model", never)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("csv", "question,answer\na,b\n", r"roles\.forget: forget row 1 has the columns \['answer', 'question'\]; a l"),
+        ("csv", "prompt,answer\na,b\n", r"roles\.forget: forget row 1 has a prompt but no completion; add the column"),
+        ("csv", "prompt,completion\na,b\nc,\n", r"roles\.forget: forget row 2: the completion is empty, so nothing"),
+        ("jsonl", '{"text": "a b"}\n{"txt": "c"}\n', r"roles\.forget: forget row 2 has the columns \['txt'\]; a lang"),
+        ("jsonl", '{"messages": [{"role": "user", "content": "a"}]}', r"forget row 1: messages must end with the assi"),
+    ],
+)
+def test_a_column_to_train_on(unloaded: Any, name: str, text: str, says: str) -> None:
+    (unloaded.folder / f"own.{name}").write_text(text)
+    unloaded.recipe["roles"]["forget"] = f"own.{name}"
+    said = unloaded.refused()
+    assert re.search(says, said), said
+
+
+@pytest.mark.parametrize(
+    ("audit", "row", "says"),
+    [
+        (
+            "rouge",
+            {"text": "a b"},
+            r"audits\.holdout\.rouge: rouge: the holdout row 'holdout/0' has no prompt; fill",
+        ),
+        ("truth_ratio", {"prompt": "a", **TOFU_LIKE, "perturbed_completions": []}, r"has no perturbed_completions;"),
+        ("perplexity", {"prompt": "a"}, r"audits\.holdout\.perplexity: row 1 has a prompt but no completion; add"),
+        ("extraction_strength", {"question": "a"}, r"holdout\.extraction_strength: row 1 has the columns \['question'"),
+        ("verbatim_memorization", {"text": "few words"}, r"nothing follows the first 32 words of the holdout row"),
+        ({"min_k": {"holdout": "unseen"}}, {"text": "a b"}, r"holdout\.min_k: min_k needs rows of the role 'unseen';"),
+        ({"pass_at_n": {"n": 2}}, {"prompt": "a", "completion": "b"}, r"pass_at_n: the holdout row .* has no answer;"),
+        ("model_utility", {"prompt": "a", **TOFU_LIKE}, r"model_utility needs rows of the role 'real_authors'; add"),
+    ],
+)
+def test_a_column_to_measure(unloaded: Any, audit: object, row: dict[str, object], says: str) -> None:
+    unloaded.write("holdout.jsonl", [row])
+    unloaded.recipe["audits"]["holdout"] = [audit]
+    said = unloaded.refused()
+    assert re.search(says, said), said
+
+
+def test_a_role_that_an_audit_comes_to_last(unloaded: Any) -> None:
+    """The figures of two roles would have been measured before the third turns out to lack a column."""
+    for role in ("holdout", "real_authors", "world_facts"):
+        row = {"prompt": "a", **TOFU_LIKE}
+        unloaded.write(f"{role}.jsonl", [row if role != "world_facts" else {"prompt": "a", "completion": "b"}])
+        unloaded.recipe["roles"][role] = f"{role}.jsonl"
+    unloaded.recipe["audits"]["holdout"] = ["model_utility"]
+    assert "the world_facts row 'world_facts/0' has no perturbed_completions" in unloaded.refused()
+
+
+def test_a_column_that_is_measured_on_the_way(unloaded: Any) -> None:
+    unloaded.recipe["stages"][0]["watch"] = {"every": 1, "audits": {"retain": ["truth_ratio"]}}
+    assert "stages.0.watch.audits.retain.truth_ratio: truth_ratio: the retain row 'r0' has" in unloaded.refused()
+
+
+def test_columns_of_a_classifier(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUN, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    digits.write("digits.jsonl", [{"inputs": [0.5] * 64, "label": 1}] * 3 + [{"inputs": [0.5] * 64}])
+    assert "forget row 4 has the columns ['inputs']; a classifier needs inputs and label." in digits.refused()
+
+
+@pytest.mark.parametrize("name", sorted(set(names.names("audits")) - {"relearning"}))
+def test_every_audit_is_rehearsed(project: Any, name: str) -> None:
+    """Rows without any column that a model reads; relearning is left out, since it trains before it asks."""
+    project.recipe["audits"] = {"forget": [name]}
+    recipe = parse_recipe(project.recipe | {"expect": {}})
+    rows: dict[str, Sequence[dict[str, object]]] = {"forget": [{"nothing": 1}], "holdout": [{"nothing": 2}]}
+    with pytest.raises(ValueError, match=rf"^audits\.forget\.{name}: "):
+        rehearse(recipe, rows, {}, ())
+
+
+def test_good_rows_pass(project: Any) -> None:
+    """Also rows that are only scored, and so need no prompt."""
+    recipe = parse_recipe(project.recipe)
+    rows = {"forget": [{"prompt": "a", "completion": "b"}], "holdout": [{"text": "c d"}]}
+    rehearse(recipe, rows, {}, ("forget",))
