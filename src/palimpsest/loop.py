@@ -258,7 +258,7 @@ def fit(
     """
     total = Total((objective,)) if isinstance(objective, Term) else objective
     autocast = torch.bfloat16 if training.precision == "bfloat16" else None
-    step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
+    step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast, seed=seed)
     step.prepare(roles, previous)
     steps = steps_of(training, roles, total)
     if folder is not None and step.sharded:
@@ -363,7 +363,7 @@ class _Run:
             roles=self.step.objective.roles,
         )
         device = next(self.model.parameters()).device
-        counts = self.step.count(batches)
+        counts = self.step.count(batches, self.done)
         self.optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
             with self._unsynchronized() if i + 1 < len(batches) else contextlib.nullcontext():
