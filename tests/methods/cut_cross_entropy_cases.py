@@ -205,6 +205,9 @@ def test_the_same_bits_every_time_and_for_other_strides() -> None:
     once, again = compare(e, c, targets, bias), compare(e, c, targets, bias)
     turned = compare(e.transpose(0, 1).contiguous().transpose(0, 1), c.T.contiguous().T, targets, bias)
     assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(once, again, turned, strict=True))
+    apart = torch.stack([bias, bias + 9], 1)[:, 0]  # every second number
+    losses = [linear_cross_entropy(e, c, targets, b, backend="triton") for b in (bias, apart)]
+    assert torch.equal(*losses)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -239,6 +242,21 @@ def test_mixed_precisions_meet_in_the_wider() -> None:
     found = linear_cross_entropy(half, c, targets, backend="triton")
     assert torch.allclose(found, linear_cross_entropy(half.float(), c, targets), rtol=1e-5)
     assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
+
+
+def test_autocast_lowers_the_products_and_not_the_weights() -> None:
+    """As it does for a linear layer: whole weights beside it would be multiplied in float32, many times slower."""
+    e, c, targets, bias = problem()
+    found = []
+    for lower in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (e, c, bias)]
+        given = leaves if lower else [*(t.bfloat16() for t in leaves[:2]), leaves[2]]
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            loss = linear_cross_entropy(given[0], given[1], targets, given[2], backend="triton")
+        found.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(*found, strict=True))
+    exact = linear_cross_entropy(e, c, targets, bias, backend="triton")
+    assert 1e-5 < abs(float(exact - found[0][0])) < 1e-2
 
 
 @pytest.mark.parametrize("row_blocks", [1, 3, 64, 128, 1000])
