@@ -134,7 +134,7 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[RoleBatch], Counts]:
         """The micro-batches of one window, and the items in it over all processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        return batches, self.step.count(batches)
+        return batches, self.step.count(batches, self.state.global_step)
 
     def training_step(self, model: nn.Module, inputs: RoleBatch, num_items_in_batch: Counts | None = None) -> Tensor:
         """One micro-batch; after the window's last one the gradients are merged, masked and clipped."""
@@ -282,7 +282,7 @@ def fit_with_trainer(
     steps = steps_of(training, roles, total)
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as output:
         args = _arguments(model, output, training, steps, seed, report_to)  # starts the process group, if there is one
-        step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
+        step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast, seed=seed)
         step.prepare(roles, previous)
         trainer = RolesTrainer(args, step, roles, training, steps)
         _run(trainer, folder, on_step)

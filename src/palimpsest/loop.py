@@ -247,8 +247,11 @@ def fit(
     on_step: Callable[[Progress], None] | None = None,
     previous: States | None = None,
     watch: Watch | None = None,
+    last: bool = False,
 ) -> Result:
     """Trains ``model`` in place. With a ``folder``, goes on from the last complete checkpoint in it.
+
+    ``last`` leaves one of the last step too, from which a longer run can go on.
 
     ``previous`` are the ``states`` of the result of an earlier stage, for objectives that remember (EWC, prototypes).
     ``watch`` measures the model on the way and leaves every weight as it would have been.
@@ -258,7 +261,7 @@ def fit(
     """
     total = Total((objective,)) if isinstance(objective, Term) else objective
     autocast = torch.bfloat16 if training.precision == "bfloat16" else None
-    step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast)
+    step = Step(total, model, reference, teacher, combine or Sum(), mask, autocast=autocast, seed=seed)
     step.prepare(roles, previous)
     steps = steps_of(training, roles, total)
     if folder is not None and step.sharded:
@@ -267,7 +270,7 @@ def fit(
         raise ValueError("A watch measures the whole model, which FSDP splits; train on one process or with DDP.")
     run = _Run(model, roles, training, step, make_optimizer(training, step.model), seed, steps, folder)
     run.resume(watch)
-    return run.go(on_step)
+    return run.go(on_step, last)
 
 
 class _Run:
@@ -308,7 +311,7 @@ class _Run:
         self.done, self.step.tokens = found.step, found.extra["tokens"]
         self.start = time.perf_counter() - found.extra["seconds"]
 
-    def go(self, on_step: Callable[[Progress], None] | None) -> Result:
+    def go(self, on_step: Callable[[Progress], None] | None, last: bool = False) -> Result:
         """All remaining steps."""
         self.model.train()
         try:
@@ -323,7 +326,7 @@ class _Run:
                     self._look()
                 if on_step is not None:  # before the checkpoint, so that what it does to the model is kept
                     on_step(Progress(self.done, self.steps, self.step.parts, self.seconds))
-                if self.done < self.steps and self.pace.due(self.done):
+                if last if self.done == self.steps else self.pace.due(self.done):
                     self._save()
             if self.interrupted:
                 raise KeyboardInterrupt
@@ -363,7 +366,7 @@ class _Run:
             roles=self.step.objective.roles,
         )
         device = next(self.model.parameters()).device
-        counts = self.step.count(batches)
+        counts = self.step.count(batches, self.done)
         self.optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
             with self._unsynchronized() if i + 1 < len(batches) else contextlib.nullcontext():

@@ -1,7 +1,7 @@
 """One optimizer step of an objective, apart from any loop: the part that ``loop.py`` and ``hf.py`` share.
 
 step = Step(objective, model, reference=Copy(model))
-counts = step.count(batches)                      # items of the whole window, over all processes
+counts = step.count(batches, number)              # items of the window of step ``number``, over all processes
 for batch in batches: step.backward(batch, counts, progress, micro=len(batches))
 step.gradients()                                  # merged, reduced, masked; raises if a term is not finite
 step.clip(1.0)
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ from palimpsest.layer import StepsItself
 from palimpsest.mask import Mask, Masked
 from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate
 from palimpsest.reference import Reference, SlowAverage
-from palimpsest.roles import RoleBatch, Roles
+from palimpsest.roles import RoleBatch, Roles, seeded
 
 __all__ = ["NotFinite", "States", "Step"]
 
@@ -68,7 +68,8 @@ def _tokens(batch: RoleBatch) -> int:
 
 @dataclass
 class Step:
-    """An objective at work on a model.  ``states`` are what the objectives prepared, by term name."""
+    """An objective at work on a model.  ``states`` are what the objectives prepared, by term name; of several processes
+    each draws its own dropout, by ``seed``."""
 
     objective: Total
     model: nn.Module
@@ -78,14 +79,19 @@ class Step:
     mask: Mask | None = None
     states: dict[str, nn.Module | None] = field(default_factory=dict)
     autocast: torch.dtype | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.objective, Term):
             self.objective = Total((self.objective,))
         self.groups = self.combine.groups(self.objective)
         self.processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self._place = (0, 0)  # the step's number and the micro-batch's in it
         self.wrap(self.model)
         self._check_layers()
+        still = frozenset() if self.mask is None else self.mask.still
+        kind = nn.modules.batchnorm._BatchNorm
+        self._normalizing = {n: m for n, m in self.bare.named_modules() if isinstance(m, kind) and n not in still}
         self._refuse_batch_statistics()
         self.masked = None if self.mask is None else Masked(self.mask, self.bare)
         self.parts: dict[str, float] = {}
@@ -123,12 +129,15 @@ class Step:
         for what in (w for w, there in beside.items() if there and moves is not None):
             raise ValueError(f"{moves} moves its own weights, which {what} would not reach; leave one of the two away.")
 
-    def _refuse_batch_statistics(self) -> None:
-        """A layer that normalizes over the rows of its own process trains another model than one process would."""
-        still = frozenset() if self.mask is None else self.mask.still
-        for name, module in self.bare.named_modules() if self.processes > 1 else ():
-            shares = isinstance(module, nn.SyncBatchNorm)
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not shares and name not in still:
+    def _refuse_batch_statistics(self, micro: int = 1) -> None:
+        """A layer that normalizes over a part of a batch trains another model than one that is given all of it."""
+        for name, module in self._normalizing.items():
+            if micro > 1:
+                raise ValueError(
+                    f"{name} normalizes over the rows of a batch, which micro-batches would take apart; set "
+                    "train.accumulation to 1."
+                )
+            if self.processes > 1 and not isinstance(module, nn.SyncBatchNorm):
                 raise ValueError(
                     f"{name} normalizes over the rows of a batch, and with several processes no one holds them all; "
                     "convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process."
@@ -170,8 +179,10 @@ class Step:
         named = ((method, self.states.get(name)) for name, method in self.objective.methods.items())
         return {m: {k: v.detach().clone() for k, v in s.state_dict().items()} for m, s in named if s is not None}
 
-    def count(self, batches: Sequence[RoleBatch]) -> Counts:
-        """Items of the window, summed over all processes."""
+    def count(self, batches: Sequence[RoleBatch], number: int = 0) -> Counts:
+        """Items of the window of the step with that number (0 the first), summed over all processes."""
+        self._place = (number, 0)
+        self._refuse_batch_statistics(len(batches))
         coupled = next((t.name for t in self.objective.terms if t.objective.couples), None)
         if coupled is not None and len(batches) > 1:
             raise ValueError(
@@ -205,7 +216,7 @@ class Step:
         context = (
             contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
         )
-        with context:
+        with context, self._own_draws(device):
             losses = evaluate(
                 self.objective,
                 self.model,
@@ -225,6 +236,22 @@ class Step:
         else:
             self._collect(losses)
         return losses
+
+    @contextlib.contextmanager
+    def _own_draws(self, device: torch.device) -> Iterator[None]:
+        """Inside, the model of each of several processes draws (dropout) what no other does.
+
+        It follows from the seed, the process and the place in the stage, so that a run that goes on draws the same
+        again, though only the first process keeps its generators.  Outside all processes draw alike.
+        """
+        number, micro = self._place
+        self._place = (number, micro + 1)
+        if self.processes == 1:
+            yield
+            return
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seeded(self.seed, "draws", number, micro, dist.get_rank()))
+            yield
 
     def _close_window(self) -> None:
         """Reads the window's term values, summed over processes, so that all processes stop at a bad one together."""

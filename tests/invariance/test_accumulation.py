@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palimpsest.adapters.causal_lm import CausalLM
+from palimpsest.adapters.classifier import Classifier
+from palimpsest.hf import fit_with_trainer
 from palimpsest.loop import Result, Training, fit
+from palimpsest.mask import Mask
 from palimpsest.objective import Objective, Total, evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.npo import NPO
@@ -152,6 +156,27 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused(roles: Roles) -> None:
         Training(steps=1, batch=8, accumulation=3)
     with pytest.raises(ValueError, match="choose a multiple of 6"):
         roles.window(0, 8, seed=0, world=3, accumulation=2)
+
+
+@pytest.mark.parametrize("loop", [fit, fit_with_trainer])
+def test_statistics_of_a_batch_are_not_taken_of_its_parts(loop: Callable[..., Result]) -> None:
+    """Unless the layer is held still, and so takes none."""
+    rows = [{"inputs": [float(i % 5), float(i % 3)], "label": i % 2} for i in range(16)]
+    roles, term = Classifier(2).roles(task=rows), on("task", CrossEntropy())
+    training = Training(steps=2, batch=8, accumulation=2, lr=0.1, optimizer="sgd")
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    start = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"1 normalizes over the rows .* take apart; set train\.accumulation to 1\."):
+        loop(model, roles, term, training)
+    assert all(torch.equal(v, start[n]) for n, v in model.state_dict().items())
+    moves = {n: torch.full(p.shape, not n.startswith("1")) for n, p in model.named_parameters()}
+    mask, ends = Mask(moves, still=frozenset({"1"})), []
+    for accumulation in (1, 2):
+        own = copy.deepcopy(model)
+        loop(own, roles, term, dataclasses.replace(training, accumulation=accumulation), mask=mask)
+        ends.append(torch.nn.utils.parameters_to_vector(own.parameters()).detach())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(ends[0], torch.nn.utils.parameters_to_vector(model.parameters()).detach())
 
 
 def test_which_items_a_step_sees_depends_on_neither_split_nor_processes(roles: Roles) -> None:

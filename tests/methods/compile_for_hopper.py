@@ -1,4 +1,4 @@
-"""Compiles the two kernels that make logits for an H100, which need not be there, and prints what they use.
+"""Compiles the kernels for an H100 and a consumer card, which need not be there, and prints what they use.
 
     python compile_for_hopper.py FOLDER
 
@@ -22,38 +22,36 @@ from triton.compiler import ASTSource
 from palimpsest.kernels.cut_cross_entropy import kernels, tiles
 
 
-def used(function: Any, tile: tiles.Tile, fixed: dict[str, Any], folder: Path) -> dict[str, int]:
-    """Of one kernel with bfloat16 matrices read by descriptors."""
+def used(
+    function: Any, tile: tiles.Tile, fixed: dict[str, Any], folder: Path, *, tma: bool = True, capability: int = 90
+) -> dict[str, int]:
+    """Of one kernel with bfloat16 matrices, read by descriptors or by pointers."""
     sizes = {"ROWS": tile.rows, "ENTRIES": tile.entries, "WIDTH": tile.width, "GROUP": tile.group}
-    constants = {
-        **sizes,
-        "FLATTEN": tile.flatten,
-        "TMA": True,
-        "PRECISION": "ieee",
-        "BIAS": True,
-        "CAP": False,
-        **fixed,
-    }
-    kinds = {
-        "e": f"tensordesc<bf16[{tile.rows},{tile.width}]>",
-        "c": f"tensordesc<bf16[{tile.entries},{tile.width}]>",
-        "out": f"tensordesc<bf16[{tile.rows},{tile.entries}]>",
-        "bias": "*bf16",
-        "targets": "*i64",
-        "blocks": "*fp16",
-        **dict.fromkeys(("largest", "total", "lse", "of_all", "of_target"), "*fp32"),
-        **dict.fromkeys(("scale", "softcap"), "fp32"),
-    }
+    options = {"FLATTEN": tile.flatten, "TMA": tma, "PRECISION": "ieee", "BIAS": True, "CAP": False}
     names = function.arg_names
+    constants = {name: value for name, value in {**sizes, **options, **fixed}.items() if name in names}
+    kinds = {
+        "e": f"tensordesc<bf16[{tile.rows},{tile.width}]>" if tma else "*bf16",
+        "c": f"tensordesc<bf16[{tile.entries},{tile.width}]>" if tma else "*bf16",
+        "out": f"tensordesc<bf16[{tile.rows},{tile.entries}]>" if tma else "*bf16",
+        "blocks": "*fp16",
+        "pairs": "*i32",
+        **dict.fromkeys(("bias", "g", "into"), "*bf16"),
+        **dict.fromkeys(("targets", "table"), "*i64"),
+        **dict.fromkeys(("largest", "total", "lse", "of_all", "of_target", "bias_sums", "sums"), "*fp32"),
+        **dict.fromkeys(("scale", "softcap", "factor", "bias_factor"), "fp32"),
+    }
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in names}
-    whole = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in ("d", "e_stride")]
+    aligned = ("d", "e_stride", "c_stride", "out_stride", "into_stride")
+    whole = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in aligned]
     source = ASTSource(function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in whole})
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    text = folder / f"{function.__name__}.ptx"
+    compiler = {"num_warps": tile.warps, "num_stages": tile.stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=compiler)
+    text = folder / f"{function.__name__}-{capability}.ptx"
     text.write_text(compiled.asm["ptx"])
     assembler = next(Path(triton.__file__).parent.rglob("ptxas"))
-    command = [str(assembler), "-v", "-arch=sm_90a", str(text), "-o", os.devnull]
+    chip = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
+    command = [str(assembler), "-v", f"-arch={chip}", str(text), "-o", os.devnull]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     spilled = [
         int(line.split("bytes spill stores")[0].split(",")[-1]) for line in report.splitlines() if "spill" in line
@@ -62,15 +60,23 @@ def used(function: Any, tile: tiles.Tile, fixed: dict[str, Any], folder: Path) -
         "shared": compiled.metadata.shared,
         "spilled": max(spilled, default=0),
         "serialized": report.count("instructions are serialized"),
-        "wgmma": compiled.asm["ptx"].count("wgmma.mma_async"),
+        "tensor_cores": compiled.asm["ptx"].count("wgmma.mma_async") + compiled.asm["ptx"].count("mma.sync"),
         "tma": compiled.asm["ptx"].count("cp.async.bulk.tensor"),
     }
 
 
 def main(folder: Path) -> None:
-    chosen = tiles._HOPPER
-    log_sum = used(kernels.log_sum_kernel, chosen.log_sum, {"KEEP": True, "BLOCK": 1024}, folder)
-    print(json.dumps({"log_sum": log_sum, "signal": used(kernels.signal_kernel, chosen.signal, {}, folder)}))
+    large, small = tiles._HOPPER, tiles._AMPERE
+    plain: dict[str, Any] = {"tma": False}
+    found = {
+        "log_sum": used(kernels.log_sum_kernel, large.log_sum, {"KEEP": True, "BLOCK": 1024}, folder),
+        "signal": used(kernels.signal_kernel, large.signal, {}, folder),
+        "kept_signal": used(kernels.kept_signal_kernel, large.kept_signal, {"BIAS": False}, folder, **plain),
+        "kept_weight": used(kernels.kept_weight_kernel, large.kept_weight, {}, folder, **plain),
+        "kept_hidden": used(kernels.kept_hidden_kernel, large.kept_hidden, {}, folder, **plain),
+        "consumer signal": used(kernels.signal_kernel, small.signal, {}, folder, **plain, capability=89),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

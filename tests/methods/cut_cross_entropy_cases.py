@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import triton_interpreter
 from test_cut_cross_entropy import _bench, together
 from torch import Tensor
 
-from palimpsest.kernels.cut_cross_entropy import driver, filtered, linear_cross_entropy, plan
+from palimpsest.kernels.cut_cross_entropy import driver, filtered, function, linear_cross_entropy, plan
 from palimpsest.kernels.cut_cross_entropy.plan import Shape
+from palimpsest.kernels.linear_log_probability import linear_log_probability
 
 triton_interpreter.repair()
 
@@ -205,6 +207,9 @@ def test_the_same_bits_every_time_and_for_other_strides() -> None:
     once, again = compare(e, c, targets, bias), compare(e, c, targets, bias)
     turned = compare(e.transpose(0, 1).contiguous().transpose(0, 1), c.T.contiguous().T, targets, bias)
     assert all(torch.equal(a, b) and torch.equal(a, d) for a, b, d in zip(once, again, turned, strict=True))
+    apart = torch.stack([bias, bias + 9], 1)[:, 0]  # every second number
+    losses = [linear_cross_entropy(e, c, targets, b, backend="triton") for b in (bias, apart)]
+    assert torch.equal(*losses)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -239,6 +244,47 @@ def test_mixed_precisions_meet_in_the_wider() -> None:
     found = linear_cross_entropy(half, c, targets, backend="triton")
     assert torch.allclose(found, linear_cross_entropy(half.float(), c, targets), rtol=1e-5)
     assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
+
+
+def test_what_log_probabilities_stand_on_where_there_is_a_card() -> None:
+    """The kernels by the way of ``linear_log_probability``, against its own: values and gradients, any upstream."""
+    e, c, targets, bias = problem(ignored=0.2)
+    found = []
+    for run, sign in ((function.negative_log_probability, -1.0), (linear_log_probability, 1.0)):
+        leaves = [t.clone().requires_grad_() for t in (e, c, bias)]
+        given = (leaves[0], leaves[1], targets, leaves[2])
+        options = {"softcap": 5.0, "scale": 0.7, "ignore_index": -100}
+        value = sign * run(*given, **options)
+        found.append([value.detach(), *torch.autograd.grad(value, leaves, torch.linspace(-1, 2, 24).view(2, 12))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_one_loop_of_the_tiles_and_their_sums_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile that the bench may choose, and float32 products that the user has allowed to be shorter."""
+    e, c, targets, bias = problem()
+    plain = compare(e, c, targets, bias)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    fixed = driver.tiles_for(e.device, e.dtype)
+    flat = replace(fixed, **{n: replace(getattr(fixed, n), flatten=True) for n in ("log_sum", "signal")})
+    monkeypatch.setattr(driver, "tiles_for", lambda device, dtype: flat)
+    assert driver.precision(e.dtype) == "tf32" and driver.precision(torch.bfloat16) == "ieee"
+    assert all(torch.equal(a, b) for a, b in zip(plain, compare(e, c, targets, bias), strict=True))
+
+
+def test_autocast_lowers_the_products_and_not_the_weights() -> None:
+    """As it does for a linear layer: whole weights beside it would be multiplied in float32, many times slower."""
+    e, c, targets, bias = problem()
+    found = []
+    for lower in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (e, c, bias)]
+        given = leaves if lower else [*(t.bfloat16() for t in leaves[:2]), leaves[2]]
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            loss = linear_cross_entropy(given[0], given[1], targets, given[2], backend="triton")
+        found.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(*found, strict=True))
+    exact = linear_cross_entropy(e, c, targets, bias, backend="triton")
+    assert 1e-5 < abs(float(exact - found[0][0])) < 1e-2
 
 
 @pytest.mark.parametrize("row_blocks", [1, 3, 64, 128, 1000])

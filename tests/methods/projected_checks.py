@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -105,12 +106,15 @@ def size_of_the_state(method, more):
 
 
 def matrices_are_found_by_name_and_size(method):
-    optimizer = method(model().items(), rank=4)
+    with pytest.warns(UserWarning, match=r"such as h\.mlp\.small\.weight \(1 in all\), .* the rank 4; lower"):
+        optimizer = method(model().items(), rank=4)
     assert {g["project"]: g["param_names"] for g in optimizer.param_groups} == {
         True: ["h.attn.weight"],
         False: ["h.attn.bias", "h.mlp.small.weight", "embed.weight"],
     }
-    optimizer = method(model().items(), rank=4, modules=("embed",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = method(model().items(), rank=4, modules=("embed",))
     assert optimizer.param_groups[0]["param_names"] == ["embed.weight"]
 
 

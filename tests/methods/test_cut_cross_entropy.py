@@ -79,7 +79,7 @@ def test_hand_example(softcap: float | None, nll: float, of_logits: tuple[float,
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("shape", [((2, 8), 6, 23), ((252,), 123, 507)], ids=str)
+@pytest.mark.parametrize("shape", [((2, 8), 6, 23), ((256,), 128, 512), ((252,), 123, 507)], ids=str)
 def test_loss_and_gradients_equal_those_of_all_logits(
     options: dict[str, float], reduction: str, with_bias: bool, shape: tuple[tuple[int, ...], int, int]
 ) -> None:

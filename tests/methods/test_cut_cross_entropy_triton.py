@@ -13,6 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from palimpsest.kernels.cut_cross_entropy import tiles
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not to be had for this system")
@@ -35,9 +38,21 @@ def test_the_kernels_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
+def test_the_kernels_compile_for_cards_that_are_not_here(tmp_path: Path) -> None:
     done = run([str(HERE / "compile_for_hopper.py"), str(tmp_path)], TRITON_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr[-3000:]
     for name, used in json.loads(done.stdout.splitlines()[-1]).items():
-        assert used["shared"] <= 227 * 1024 and used["spilled"] == 0 and used["serialized"] == 0, (name, used)
-        assert used["wgmma"] > 0 and used["tma"] > 0
+        room = 99 if name.startswith("consumer") else 227  # KB of shared memory that a program may have
+        assert used["shared"] <= room * 1024 and used["spilled"] == 0 and used["serialized"] == 0, (name, used)
+        assert used["tensor_cores"] > 0 and (used["tma"] > 0) == (name in ("log_sum", "signal"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "large"), [((8, 0), False), ((8, 9), False), ((9, 0), True), ((10, 3), True), ((12, 0), False)]
+)
+def test_large_tiles_are_for_cards_with_room_for_them(
+    capability: tuple[int, int], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found = tiles.tiles_for(torch.device("cuda"), torch.bfloat16)
+    assert found is (tiles._HOPPER if large else tiles._AMPERE)

@@ -16,7 +16,13 @@ from palimpsest.checkpoint import read_tensors
 from palimpsest.loop import Interrupted, Progress, Training, fit
 from palimpsest.objective import Total, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
-from palimpsest.procedures.several_budgets import SeveralBudgets, budget_file, legs, steps_of_budgets
+from palimpsest.procedures.several_budgets import (
+    SeveralBudgets,
+    budget_file,
+    legs,
+    main_branch,
+    steps_of_budgets,
+)
 from palimpsest.roles import Roles
 from palimpsest.schedules.cosine import Cosine
 from palimpsest.schedules.wsd import WSD
@@ -98,6 +104,35 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, rewind: bool, 
     run(tmp_path / "killed", rewind)
     one, other = kept(tmp_path / "whole"), kept(tmp_path / "killed")
     assert all(same(one[end], other[end]) for end in BUDGETS)
+
+
+@pytest.mark.parametrize(("rewind", "branch"), [(False, 20), (True, 16)])
+@pytest.mark.parametrize("after", [None, 25, 33])
+def test_further_budgets_go_on_from_where_the_main_branch_stood(
+    tmp_path: Path, rewind: bool, branch: int, after: int | None
+) -> None:
+    """With its moments, on any model: what was learned before comes from the folder. Also if that run is killed."""
+    folder, seen = tmp_path / "grown", list[int]()
+    fewer = dataclasses.replace(TRAINING, steps=20, schedule=WSDS(BUDGETS[:2], warmup=0.1, decay=0.2))
+    model, roles = fresh()
+    SeveralBudgets(rewind)(model, roles, LOSS, fewer, seed=3, folder=folder)
+    assert [p.name for p in main_branch(folder).iterdir()] == [f"step-{branch:08d}"]
+
+    def look(progress: Progress) -> None:
+        seen.append(progress.step)
+        if progress.step == after and after not in seen[:-1]:
+            raise KeyboardInterrupt
+
+    if after is not None:
+        with pytest.raises(Interrupted):
+            run(folder, rewind, on_step=look)
+    run(folder, rewind, on_step=look)
+    assert seen[0] == branch + 1 and len(seen) == 40 - branch
+    run(tmp_path / "whole", rewind)
+    one, other = kept(tmp_path / "whole"), kept(folder)
+    assert all(same(one[end], other[end]) for end in BUDGETS)
+    assert [p.name for p in main_branch(folder).iterdir()] == [f"step-{32 if rewind else 40:08d}"]
+    assert not [p for p in folder.iterdir() if p.name.startswith((".", "leg-", "step-"))]
 
 
 def test_steps_of_budgets() -> None:

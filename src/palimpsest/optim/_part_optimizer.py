@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,13 @@ class SubspaceAdam(PartOptimizer):
 
     def _worthwhile(self, shape: torch.Size, group: Group) -> bool:
         return min(shape) > int(group["rank"])
+
+    def _warn_of(self, small: Sequence[str], group: Group) -> None:
+        warnings.warn(
+            f"{type(self).__name__} takes full steps, with full state, for matrices such as {small[0]} ({len(small)} "
+            f"in all), whose smaller side is not above the rank {group['rank']}; lower the rank to split them too.",
+            stacklevel=7,
+        )
 
     def _check(self, name: str, parameter: Tensor, group: Group) -> None:
         super()._check(name, parameter, group)

@@ -119,6 +119,9 @@ class SplitOptimizer(Optimizer, ABC):
         """Whether a matrix that is found by its name is split."""
         return True
 
+    def _warn_of(self, small: Sequence[str], group: Group) -> None:
+        """Says which matrices were found by their names and are too small to be split."""
+
     def _check(self, name: str, parameter: Tensor, group: Group) -> None:
         """Refuses what cannot be split in a group that says ``project: True``."""
         if parameter.ndim != 2:
@@ -138,15 +141,18 @@ class SplitOptimizer(Optimizer, ABC):
             super().add_param_group(param_group)
         members: list[Any] = [given] if isinstance(given, Tensor) else list(given)
         found: dict[bool, list[Any]] = {True: [], False: []}
+        small: list[str] = []
         for i, member in enumerate(members):
             name, parameter = member if isinstance(member, tuple) else ("", member)
             project = group["project"]
             if project:
                 self._check(name or f"Parameter {i}", parameter, group)
-            elif project is None:
-                named = any(part in name for part in group["modules"])
-                project = named and parameter.ndim == 2 and self._worthwhile(parameter.shape, group)
+            elif project is None and parameter.ndim == 2 and any(part in name for part in group["modules"]):
+                project = self._worthwhile(parameter.shape, group)
+                small += [] if project else [name]
             found[bool(project)].append(member)
+        if small and found[True]:  # where nothing is split, that is an error
+            self._warn_of(small, group)
         for project, own in found.items():
             if own or not (members or project):  # an empty group stays one group
                 super().add_param_group({**param_group, "params": own, "project": project})

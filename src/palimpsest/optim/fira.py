@@ -15,7 +15,7 @@ Differs: E is orthogonal to the subspace; the released code subtracts alpha R Q,
     inside counts twice. A stored norm below a millionth of the present one counts as not yet set; in the released code
     a first gradient of zero, or of a rank up to r, switches the rest off for more than a thousand steps.
     ``as_released`` restores both. The signs of singular vectors follow a rule. A matrix whose smaller side is at most
-    the rank takes a full step.
+    the rank takes a full step, with a warning, and where none is larger there is an error.
 See: ``galore`` (without the rest), ``frugal`` (its signs instead).
 """
 

@@ -11,7 +11,8 @@ Tags: optimize, optimizer, pre-training, fine-tuning, language-model.
 Needs: parameters with names, or groups that say ``project``; a learning rate of about ten times AdamW's.
 Differs: the signs of singular vectors, which a routine returns as it pleases, follow a rule; the released code's other
     sides (reverse_std, left, right, full) are left out. A matrix whose smaller side is at most the rank takes a full
-    step, where the released code cuts the rank. eps stands beside the uncorrected root, as released.
+    step, with a warning, where the released code cuts the rank; where none is larger there is an error. eps stands
+    beside the uncorrected root, as released.
 See: ``fira`` (applies the rest too), ``frugal`` (signs of the rest; other ways to split).
 """
 

@@ -7,7 +7,9 @@
                         the main branch goes on from there undecayed        costs T_K + D_1 + ... + D_{K-1} steps
 
 Weights, moments and the order of the data are carried on in both.  The weights of budget k are written to
-``budget-<T_k>.safetensors`` in the folder of the stage; the model itself ends as theta_K.
+``budget-<T_k>.safetensors`` in the folder of the stage; the model itself ends as theta_K.  From where the main branch
+would go on (theta_K, or undecayed from step T_K - D_K) the whole state, moments included, stays in ``main-branch``:
+called in the same folder with further budgets, it pays for these alone.
 
 Paper: Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape Perspective (Wen et al., 2024),
     arXiv 2410.05192, section 5.
@@ -40,12 +42,17 @@ from palimpsest.schedules.wsd import WSD
 from palimpsest.schedules.wsd_s import WSDS
 from palimpsest.step import States
 
-__all__ = ["METHOD", "SeveralBudgets", "budget_file"]
+__all__ = ["METHOD", "SeveralBudgets", "budget_file", "main_branch"]
 
 
 def budget_file(folder: Path, step: int) -> Path:
     """Where the weights after ``step`` are kept."""
     return folder / f"budget-{step:08d}.safetensors"
+
+
+def main_branch(folder: Path) -> Path:
+    """Where the checkpoint is kept from which the main branch would go on."""
+    return folder / "main-branch"
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class SeveralBudgets:
         on_step: Callable[[Progress], None] | None = None,
         previous: States | None = None,
     ) -> Result:
-        """Killed and called again, it goes on to the same weights of every budget."""
+        """Killed and called again, or called with further budgets, it goes on to the same weights of every budget."""
         schedule = self.check_training(training)
         if folder is None:
             raise ValueError("several_budgets keeps a model for every budget; give it a folder.")
@@ -135,6 +142,7 @@ class SeveralBudgets:
                 folder=home,
                 on_step=both,
                 previous=previous,
+                last=not self.rewind,
             )
 
         if self.rewind:
@@ -147,13 +155,33 @@ Run = Callable[[Training, Path, Callable[[Progress], None]], Result]
 
 def _going_on(model: nn.Module, training: Training, ends: list[int], folder: Path, run: Run) -> Result:
     """WSD-S: one run, of which the weights after each budget are written down."""
+    agreed(lambda: _taken_up(folder, ends))
     agreed(lambda: _caught_up(folder, ends))
 
     def keep(progress: Progress) -> None:
         if progress.step in ends:
             agreed(lambda: write_tensors(budget_file(folder, progress.step), moving(model)))
 
-    return run(training, folder, keep)
+    result = run(training, folder, keep)
+    agreed(lambda: _put_away(folder / f"step-{ends[-1]:08d}", main_branch(folder)))
+    return result
+
+
+def _put_away(checkpoint: Path, home: Path) -> None:
+    """Moves a checkpoint there, as the only one."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    os.replace(checkpoint, home / checkpoint.name)
+
+
+def _taken_up(folder: Path, ends: list[int]) -> None:
+    """Puts the end of a run of fewer budgets where this one looks for its last checkpoint."""
+    before = latest(main_branch(folder))
+    if before is not None and before.step in ends[:-1] and latest(folder) is None:
+        temporary = folder / f".{before.folder.name}.{os.getpid()}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(before.folder, temporary)
+        os.replace(temporary, folder / before.folder.name)
 
 
 def _caught_up(folder: Path, ends: list[int]) -> None:
@@ -166,12 +194,17 @@ def _caught_up(folder: Path, ends: list[int]) -> None:
 def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: Path, run: Run) -> Result:
     """WSD: a run a budget; each starts from the checkpoint at which the one before branched off."""
     steps, seconds, tokens = 0, 0.0, 0
+    before = latest(main_branch(folder))
+    for number, leg in enumerate(found[:-1]):  # of a run of fewer budgets
+        if before is not None and before.step == leg.branch and budget_file(folder, leg.end).exists():
+            agreed(lambda to=folder / f"leg-{number + 1}": _handed_on(before.folder, to))  # type: ignore[misc]
     for number, leg in enumerate(found):
-        home, following = folder / f"leg-{number}", folder / f"leg-{number + 1}"
+        home = folder / f"leg-{number}"
+        following = main_branch(folder) if leg is found[-1] else folder / f"leg-{number + 1}"
         at_start = latest(home)
 
         def branch(step: int, home: Path = home, following: Path = following, leg: Leg = leg) -> None:
-            if step == leg.branch and leg is not found[-1]:
+            if step == leg.branch:
                 agreed(lambda: _handed_on(home / f"step-{step:08d}", following))
 
         branch(at_start.step if at_start is not None else -1)  # killed between a checkpoint and its copy
@@ -192,12 +225,14 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
 
 
 def _handed_on(checkpoint: Path, following: Path) -> None:
-    """A copy of ``checkpoint`` in the folder ``following``, unless it is there; it appears complete or not at all."""
-    if following.exists():
+    """A copy of ``checkpoint`` as the only one in the folder ``following``, unless that or a later one is there."""
+    there = latest(following)
+    if there is not None and there.folder.name >= checkpoint.name:
         return
     temporary = following.with_name(f".{following.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoint, temporary / checkpoint.name)
+    shutil.rmtree(following, ignore_errors=True)
     os.replace(temporary, following)
 
 

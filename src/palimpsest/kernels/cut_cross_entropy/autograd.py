@@ -32,7 +32,13 @@ class Options:
 def cross_entropy_and_log_sum(
     e: Tensor, c: Tensor, targets: Tensor, bias: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """Negative log-probability of each target and log-sum-exp of all logits, [...] in float32, zero where ignored."""
+    """Negative log-probability of each target and log-sum-exp of all logits, [...] in float32, zero where ignored.
+
+    Under autocast the products are those of its precision, as a linear layer's are; sums stay float32.
+    """
+    if torch.is_autocast_enabled(e.device.type):
+        lower = torch.get_autocast_dtype(e.device.type)
+        e, c = e.to(lower), c.to(lower)
     if not torch.is_grad_enabled():  # inside the Function grad mode is always off, and requires_grad would mislead it
         e, c, bias = e.detach(), c.detach(), None if bias is None else bias.detach()
     if e.dtype != c.dtype:
@@ -53,7 +59,7 @@ class _CutCrossEntropy(torch.autograd.Function):
         if options.shards is not None:
             own = own - options.shards.first
         own = own.masked_fill(~_taken(counted, index), -1)
-        head = Head(c.contiguous(), bias, options.softcap, options.scale)
+        head = _head(c, bias, options)
         keep = options.filter_eps is not None and any(ctx.needs_input_grad)
         if len(rows):
             lse, blocks = log_sums(rows, head, keep)
@@ -81,7 +87,7 @@ class _CutCrossEntropy(torch.autograd.Function):
             return (None,) * 5
         of_target, of_lse = (_upstream(g, index, counted, lse) for g in (of_loss, of_sum))
         upstream = Upstream(own, lse, of_target + of_lse, of_target)
-        rows, head = _rows(e, index), Head(c.contiguous(), bias, options.softcap, options.scale)
+        rows, head = _rows(e, index), _head(c, bias, options)
         needs, gather = ctx.needs_input_grad[:3], None if options.shards is None else options.shards.add
         if not len(rows):
             nothing = [torch.zeros_like(t) if n and t is not None else None for t, n in zip((e, c, bias), needs)]
@@ -95,6 +101,11 @@ class _CutCrossEntropy(torch.autograd.Function):
         if for_hidden is not None and index is not None:
             for_hidden = torch.zeros_like(e).view(-1, e.shape[-1]).index_copy_(0, index, for_hidden)
         return None if for_hidden is None else for_hidden.view(ctx.shape), for_weight, for_bias, None, None
+
+
+def _head(c: Tensor, bias: Tensor | None, options: Options) -> Head:
+    """As the kernels read it: number after number."""
+    return Head(c.contiguous(), None if bias is None else bias.contiguous(), options.softcap, options.scale)
 
 
 def _index(counted: Tensor) -> Tensor | None:

@@ -88,7 +88,7 @@ def diagnose(
     scale: float = 1.0,
 ) -> Choice:
     """What the filter would do with these tokens [N, D]: how many blocks stay, and what each token loses."""
-    head = Head(c.detach().contiguous(), bias, softcap, scale)
+    head = Head(c.detach().contiguous(), None if bias is None else bias.detach().contiguous(), softcap, scale)
     lse, blocks = driver.log_sums(e.detach().contiguous(), head, keep=True)
     assert blocks is not None
     return choose(blocks, lse, targets, len(c), filter_eps, None)

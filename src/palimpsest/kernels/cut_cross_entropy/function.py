@@ -87,7 +87,8 @@ def linear_cross_entropy(
     dimension is scored against target i + k, and ``none`` is k shorter.  ``return_lse`` adds the log-sum-exp of each
     token's logits, shaped as ``none``; its gradient is not divided by anything, so a penalty on it names its own mean.
     Gradients may be taken with any upstream and skip what needs none, a frozen ``c`` or a frozen ``e``; they can be
-    taken once only.  An ``e`` and a ``c`` of two precisions meet in the wider: under autocast, cast ``c`` first.
+    taken once only.  An ``e`` and a ``c`` of two precisions meet in the wider.  Under autocast Triton multiplies in its
+    precision, as ``F.linear`` does; the way of the CPU stays float32.
 
     ``filter_eps`` lets the Triton kernels leave out, in the backward, those blocks of a token's vocabulary that have
     together at most this share of its probability, its target's block never: the error of a row of dE is at most
