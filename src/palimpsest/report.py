@@ -122,12 +122,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class StageFigure:
-    """A figure of a stage matrix, such as backward transfer, with its 95 % interval; nan where it is undefined."""
+    """A figure of a stage matrix, such as backward transfer, with its 95 % interval; nan where it is undefined.
+
+    ``over_items`` says that the interval is over items and seeds, and not over seeds alone.
+    """
 
     name: str
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    over_items: bool = False
 
 
 @dataclass(frozen=True)

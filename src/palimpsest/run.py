@@ -5,7 +5,7 @@ read back, an unfinished stage goes on from its last checkpoint, audits that wer
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
     run-folder/code.json                         the commits of the code that worked on it, where there are any
-    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json
+    run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
 

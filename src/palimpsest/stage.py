@@ -341,7 +341,7 @@ class _Work:
         if stage.watch is not None:
             _refuse_to_watch(trained, self.place)
             at = f"{self.place}.watch"
-            common["watch"] = watch_of(stage.watch, at, roles, self.seed, allow_imports=self.allow_imports)
+            common["watch"] = watch_of(stage.watch, at, roles, self.seed, self.folder, allow_imports=self.allow_imports)
         return _loop(training)(working, roles, total, training, **common)
 
 

@@ -2,37 +2,25 @@
 
 A recipe's ``tasks`` say which stage teaches which role; every audit that is measured on more than one of those roles
 in one direction gives a matrix.  Roles with that audit that no stage teaches are held out: what the stages did to them
-is ``held_out_change``.  Where all stages watch the tasks, the figures of what happens between the stages stand beside.
+is ``held_out_change``.  Where all stages watch the tasks, the figures of ``between_stages`` stand beside.
 Of every run but ``after`` the differences of its figures to those of ``after`` are drawn too, on the same resamples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Literal
 
 import numpy as np
 
 from palimpsest.audit import Scores
+from palimpsest.between_stages import Between
 from palimpsest.continual import FIGURES, Cells, MatrixFigure, StageMatrix, intervals, matrix_of
-from palimpsest.curves import (
-    StepCurves,
-    gap_area,
-    gap_depth,
-    share_recovered,
-    windowed_forgetting,
-    windowed_plasticity,
-    worst_case_performance,
-    worst_of_earlier,
-)
 from palimpsest.report import Matrix, StageFigure
-from palimpsest.resample import Array, student_quantile
+from palimpsest.resample import Array
 from palimpsest.run_folder import read_scores
 from palimpsest.statistics import Interval
 from palimpsest.watch import Watched
@@ -55,22 +43,10 @@ Staged = Mapping[str, Mapping[int, Rows]]
 WatchedStages = Mapping[str, Mapping[int, Sequence[Watched | None]]]
 """Run -> seed -> what each stage measured on the way, None where it did not."""
 
-_BETWEEN: Mapping[str, Callable[[StepCurves], float | None]] = {
-    "worst_of_earlier": worst_of_earlier,
-    "worst_case_performance": worst_case_performance,
-    "gap_depth": gap_depth,
-    "gap_area": gap_area,
-    "share_recovered": share_recovered,
-    "windowed_forgetting_10": partial(windowed_forgetting, window=10),
-    "windowed_forgetting_100": partial(windowed_forgetting, window=100),
-    "windowed_plasticity_10": partial(windowed_plasticity, window=10),
-    "windowed_plasticity_100": partial(windowed_plasticity, window=100),
-}
-
 
 @dataclass(frozen=True)
 class _Sequence:
-    """One audit of one run; ``between`` has the figures of what happened between the stages, one value a seed."""
+    """One audit of one run, and what happened ``between`` the stages."""
 
     run: str
     audit: str
@@ -80,7 +56,7 @@ class _Sequence:
     better: str
     cells: Sequence[Cells]
     chance: Sequence[float] | None
-    between: Mapping[str, Sequence[float | None]]
+    between: Between
 
 
 def stage_matrices(
@@ -134,7 +110,7 @@ def _sequence(
     cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
     better = first[roles[0]].better
     places = {f"{role}/{audit}": stages.index(stage) for stage, role in tasks.items()}
-    between = _between(places, better, list(watched.values()))
+    between = Between.of(places, better, list(watched.values()))
     levels = None if chance is None else [chance] * len(roles)
     return _Sequence(run, audit, stages, roles, taught, better, cells, levels, between)
 
@@ -142,7 +118,7 @@ def _sequence(
 def _matrix(own: _Sequence, resamples: int, seed: int) -> Matrix:
     values = np.mean([matrix_of(cells, own.taught).values for cells in own.cells], axis=0)  # [S + 1, roles]
     found = intervals(own.cells, own.taught, chance=own.chance, resamples=resamples, seed=seed)
-    figures = (*_figures(found), *_spread(own.between))
+    figures = (*_figures(found), *own.between.figures(resamples, seed))
     rows = tuple(map(tuple, values.tolist()))
     return Matrix(own.audit, tuple(own.stages), tuple(own.roles), rows, own.better, own.run, figures)
 
@@ -158,9 +134,7 @@ def _differences(own: _Sequence, other: _Sequence, resamples: int, seed: int) ->
         for name, figure in FIGURES.items()
     }
     found = intervals(both, own.taught, wanted, chance=own.chance, resamples=resamples, seed=seed)
-    pairs = {n: zip(own.between[n], other.between[n], strict=True) for n in own.between if n in other.between}
-    between = {n: [None if a is None or b is None else a - b for a, b in seeds] for n, seeds in pairs.items()}
-    return (*_figures(found), *_spread(between))
+    return (*_figures(found), *own.between.differences(other.between, resamples, seed))
 
 
 def _minus(matrix: StageMatrix, figure: MatrixFigure, rows: int, taught: tuple[int | None, ...]) -> Array | None:
@@ -172,55 +146,10 @@ def _minus(matrix: StageMatrix, figure: MatrixFigure, rows: int, taught: tuple[i
 
 def _figures(found: Mapping[str, Interval | None]) -> list[StageFigure]:
     """Undefined figures are nan."""
-    return [StageFigure(name) if i is None else StageFigure(name, i.value, i.low, i.high) for name, i in found.items()]
-
-
-def _between(
-    taught: Mapping[str, int], better: str, seeds: Sequence[Sequence[Watched | None]]
-) -> dict[str, list[float | None]]:
-    """What happened between the stages, one value a seed, None where it is undefined; nothing unless all was watched.
-
-    ``taught`` has the stage of each task by the name of its curve.
-    """
-    curves = [_joined(stages, taught, better) for stages in seeds]
-    whole = [own for own in curves if own is not None]
-    if not whole or len(whole) < len(curves):
-        return {}
-    every = whole[0].every
-    often = "" if every == 1 else f" (every {every} steps)"
-    return {name + often: [figure(own) for own in whole] for name, figure in _BETWEEN.items()}
-
-
-def _spread(between: Mapping[str, Sequence[float | None]]) -> list[StageFigure]:
-    """Means and 95 % Student intervals over the seeds with which a figure is defined."""
-    found = []
-    for name, seeds in between.items():
-        values = [value for value in seeds if value is not None]
-        spread = _over_seeds(values) if values else ()
-        # A share of yes and no over a few seeds has no Student interval: its ends would lie beyond 0 and 1.
-        found.append(StageFigure(name, *(spread[:1] if name.startswith(share_recovered.__name__) else spread)))
-    return found
-
-
-def _joined(stages: Sequence[Watched | None], taught: Mapping[str, int], better: str) -> StepCurves | None:
-    """One seed's curves end to end, or None where a task was not watched from its own stage on."""
-    watched = [stage for stage in stages if stage is not None]
-    if len(watched) < len(stages) or len({stage.every for stage in watched}) != 1:
-        return None
-    for name, own in taught.items():
-        if any(name not in stage.curves for stage in watched[max(own - 1, 0) :]):
-            return None
-    direction: Literal["higher", "lower"] = "higher" if better == "higher" else "lower"
-    return StepCurves.joined([s.curves for s in watched], taught, better=direction, every=watched[0].every)
-
-
-def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high); a single seed has no interval."""
-    mean = fmean(values)
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    reach = student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return mean, mean - reach, mean + reach
+    return [
+        StageFigure(name) if i is None else StageFigure(name, i.value, i.low, i.high, over_items=True)
+        for name, i in found.items()
+    ]
 
 
 def _audits(rows: Rows, tasks: Mapping[str, str]) -> list[str]:

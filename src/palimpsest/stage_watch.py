@@ -2,7 +2,8 @@
 
     watch: {every: 10, audits: {first: [accuracy], second: [accuracy]}}
 
-The curves go into the report and into ``watch.json`` of the stage's folder, with ``every`` beside them.
+The curves go into the report and into ``watch.json`` of the stage's folder, with ``every`` beside them; the single
+items of each measurement go into files of ``watched`` there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from palimpsest.audit import Scores
 from palimpsest.checkpoint import write_json
 from palimpsest.loop import Curves, Result
 from palimpsest.processes import agreed, shared
@@ -20,37 +22,40 @@ from palimpsest.recipe import RecipeError, WatchSpec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Roles
-from palimpsest.statistics import aggregate
 from palimpsest.watch import Watch, Watched
 
 __all__ = ["kept", "watch_of", "watched_in"]
 
-FILE = "watch.json"
+FILE, ITEMS = "watch.json", "watched"
 
 
-def watch_of(spec: WatchSpec, place: str, roles: Roles, seed: int, *, allow_imports: bool = False) -> Watch:
-    """Every audit on all rows of its role, as one figure each; ``place`` is the recipe path of ``spec``."""
+def watch_of(
+    spec: WatchSpec, place: str, roles: Roles, seed: int, folder: Path, *, allow_imports: bool = False
+) -> Watch:
+    """Every audit on all rows of its role, as one figure each; ``place`` is the recipe path of ``spec``.
+
+    The items are kept in ``folder``, that of the stage.
+    """
     audits = compile_audits_of(spec.audits, f"{place}.audits", allow_imports=allow_imports)
 
-    def measure(model: nn.Module) -> dict[str, float]:
+    def measure(model: nn.Module) -> dict[str, Scores]:
         subject, found = shared(roles.adapter.subject(model)), {}
         for role, own in audits.items():
             for name, audit in zip(audit_names(spec.audits[role]), own, strict=True):
                 torch.manual_seed(seed)  # as at the end of the run
                 try:
-                    scores = audit(subject, roles.rows, role)
+                    found[f"{role}/{name}"] = audit(subject, roles.rows, role)
                 except (ValueError, LookupError) as error:
                     raise RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
-                found[f"{role}/{name}"] = aggregate(scores.items, scores.statistic, scores.groups)
         return found
 
-    return Watch(spec.every, measure)
+    return Watch(spec.every, measure, folder / ITEMS)
 
 
 def watched_in(folder: Path) -> Watched | None:
     """What a finished stage measured on the way, None where it did not."""
     file = folder / FILE
-    return Watched.read(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    return Watched.read(json.loads(file.read_text(encoding="utf-8")), folder / ITEMS) if file.exists() else None
 
 
 def kept(result: Result, folder: Path) -> Curves:

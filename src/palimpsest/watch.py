@@ -5,7 +5,8 @@
 
 Measured is before the first step, after every ``every``-th step counted over the stage, and after the last one.  Modes,
 random generators and gradients are put back afterwards, so the weights at the end are the same bits as without; a run
-that was killed and goes on has the same curves as one that was not.
+that was killed and goes on has the same curves as one that was not.  Of an audit's ``Scores`` the curve has the figure,
+and a folder, if one is named, the single items.
 """
 
 from __future__ import annotations
@@ -16,21 +17,32 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from palimpsest import watched_items
+from palimpsest.audit import Scores
+from palimpsest.processes import agreed
+from palimpsest.statistics import aggregate
+
 __all__ = ["Watch", "Watched", "Watcher", "undisturbed"]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """``measure`` gives named figures of a model in evaluation mode, the same names each time, and never changes it."""
+    """``measure`` gives named figures of a model in evaluation mode, the same names each time, and never changes it.
+
+    The items of those that are ``Scores`` are kept in the folder ``items``, if there is one.
+    """
 
     every: int
-    measure: Callable[[nn.Module], Mapping[str, float]]
+    measure: Callable[[nn.Module], Mapping[str, float | Scores]]
+    items: Path | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -39,11 +51,15 @@ class Watch:
 
 @dataclass
 class Watched:
-    """What a watch saw: each figure as (step, value), the steps between two measurements, and what measuring cost."""
+    """What a watch saw: each figure as (step, value), the steps between two measurements, and what measuring cost.
+
+    ``items`` is the folder where single items may be; it is not part of what is saved.
+    """
 
     every: int
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    items: Path | None = None
 
     @property
     def last(self) -> int:
@@ -55,11 +71,11 @@ class Watched:
         return {"every": self.every, "curves": self.curves, "seconds": self.seconds}
 
     @staticmethod
-    def read(data: Mapping[str, Any]) -> Watched:
+    def read(data: Mapping[str, Any], items: Path | None = None) -> Watched:
         """What ``plain`` gave."""
         curves: Mapping[str, Sequence[Sequence[float]]] = data["curves"]
         points = {name: [(int(step), float(value)) for step, value in found] for name, found in curves.items()}
-        return Watched(int(data["every"]), points, float(data["seconds"]))
+        return Watched(int(data["every"]), points, float(data["seconds"]), items)
 
 
 @contextlib.contextmanager
@@ -105,6 +121,7 @@ class Watcher:
     def __init__(self, watch: Watch, steps: int, stored: Mapping[str, Any] | None = None) -> None:
         self.watch, self.steps = watch, steps
         self.watched = Watched(watch.every) if stored is None else Watched.read(stored)
+        self.watched.items = watch.items
         if self.watched.every != watch.every:
             raise ValueError(
                 f"This stage was watched every {self.watched.every} steps before it stopped, and now every "
@@ -118,8 +135,10 @@ class Watcher:
             return 0.0
         start = time.perf_counter()
         with undisturbed(model):
-            found = {name: float(value) for name, value in self.watch.measure(model).items()}
-        self._note(done, found)
+            measured = dict(self.watch.measure(model))
+        self._note(done, {name: _figure(value) for name, value in measured.items()})
+        if self.watch.items is not None:
+            agreed(partial(self._keep, self.watch.items, measured))
         took = time.perf_counter() - start
         self.watched.seconds += took
         return took
@@ -136,3 +155,13 @@ class Watcher:
             )
         for name, value in found.items():
             curves.setdefault(name, []).append((done, value))
+
+    def _keep(self, folder: Path, measured: Mapping[str, float | Scores]) -> None:
+        """The items of the measurement that was noted last."""
+        for name, scores in measured.items():
+            if isinstance(scores, Scores):
+                watched_items.keep(folder, name, len(self.watched.curves[name]) - 1, scores)
+
+
+def _figure(value: float | Scores) -> float:
+    return aggregate(value.items, value.statistic, value.groups) if isinstance(value, Scores) else float(value)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.adapters.classifier import Classifier
+from palimpsest.audit import Scores
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.hf import fit_with_trainer
 from palimpsest.loop import Interrupted, Progress, Result, Training, fit
@@ -22,6 +23,7 @@ from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.roles import Roles
 from palimpsest.watch import Watch, Watched, undisturbed
+from palimpsest.watched_items import kept
 
 STEPS = 12
 NAMES = count()
@@ -149,6 +151,31 @@ def test_curves_survive_a_kill(
     assert torch.equal(resumed, weights)
     assert again.watched is not None and result.watched is not None
     assert again.watched.curves == result.watched.curves and again.watched.every == every
+
+
+def by_item(roles: Roles, folder: Path, every: int = 2) -> Watch:
+    def measure(model: nn.Module) -> Mapping[str, float | Scores]:
+        return {"held out/accuracy": Accuracy()(roles.adapter.subject(model), roles.rows, "held_out"), "always": 1.0}
+
+    return Watch(every, measure, folder)
+
+
+@pytest.mark.parametrize(("how", "error"), [(kill, Killed), (control_c, Interrupted)])
+@pytest.mark.parametrize("at", [2, 9, STEPS])
+def test_single_items_survive_a_kill(
+    roles: Roles, tmp_path: Path, how: Callable, error: type[Exception], at: int
+) -> None:
+    """Their mean is the curve, and going on leaves the same file as never having been stopped."""
+    watched = run(roles, by_item(roles, tmp_path / "whole"))[1].watched
+    assert watched is not None and watched.items == tmp_path / "whole"
+    with pytest.raises(error):
+        run(roles, by_item(roles, tmp_path / "items"), tmp_path / "run", how(at))
+    again = run(roles, by_item(roles, tmp_path / "items"), tmp_path / "run")[1].watched
+    assert again is not None and again.curves == watched.curves
+    (one,), (other,) = ((*(tmp_path / name).iterdir(),) for name in ("whole", "items"))
+    assert one.read_bytes() == other.read_bytes()
+    items = kept(tmp_path / "items", "held out/accuracy", again.curves["held out/accuracy"])
+    assert items is not None and items.measurements == len(steps_at(2)) and len(items.ids) == 20
 
 
 @pytest.mark.parametrize("at", [0, 4, 7, STEPS])

@@ -211,6 +211,39 @@ def test_retrain_repeats_the_stages_before_the_last_without_the_forget_set(raw: 
     assert other.stages[0].objective[0]["on"] == "general" and other.stages[1].train == {"steps": 1, "lr": 1e-3}
 
 
+@pytest.mark.parametrize(
+    ("terms", "left"),
+    [
+        ([("forget", "cross_entropy", 1.0), ("retain", "cross_entropy", 0.5)], [("retain", "cross_entropy", 0.5)]),
+        ([("forget", "npo", 1.0), ("retain", "kl_to_reference", 1.0)], [("retain", "kl_to_reference", 1.0)]),
+        ([("authors", "cross_entropy", 1.0), ("forget", "cross_entropy", 2.0)], [("retain", "cross_entropy", 1.0)]),
+        (
+            [("authors", "cross_entropy", 1.0), ("authors", "uniform", 0.1), ("general", "uniform", 0.2)],
+            [("retain", "cross_entropy", 1.0), ("retain", "uniform", 0.1), ("general", "uniform", 0.2)],
+        ),
+    ],
+)
+def test_a_retrained_stage_trains_on_what_is_kept_once(raw: dict[str, Any], terms: list, left: list) -> None:
+    """Beside a term on the retain set one on the forget set is dropped: it would be the same again, or an ascent."""
+    raw["roles"]["general"] = {"zoo": "general_text", "rows": 4}
+    objective = [{"on": role, method: {}, "weight": weight} for role, method, weight in terms]
+    raw["stages"] = [{"name": "first", "objective": objective, "train": {"steps": 1, "lr": 1e-3}}, FORGET]
+    raw["baselines"] = ["retrain"]
+    (retrained,) = compile_baselines(parse_recipe(raw))
+    expected = [{"on": role, method: {}, "weight": weight} for role, method, weight in left]
+    assert retrained.stages[0].objective == expected
+
+
+def test_what_compares_the_forget_set_with_others_cannot_be_retrained(raw: dict[str, Any]) -> None:
+    pair = {"on": ["retain", "forget"], "balanced_threshold_margin": {}}
+    raw["stages"] = [{"name": "first", "objective": [pair], "train": {"steps": 1, "lr": 1e-3}}, FORGET]
+    raw["baselines"] = ["retrain"]
+    with pytest.raises(
+        RecipeError, match=r"^baselines\.0: retrain cannot tell what the stage 'first' would be without"
+    ):
+        parse_recipe(raw)
+
+
 def test_the_other_baselines(raw: dict[str, Any]) -> None:
     raw["baselines"] = ["do_nothing", {"gradient_ascent": {"retain_weight": 0.5}}, "fine_tune"]
     nothing, ascent, tuned = compile_baselines(parse_recipe(raw))

@@ -121,9 +121,10 @@ SHOWN = {
 }
 
 
-def cells_of(page):
-    """Name of a figure, with its letters -> the cells of its row, one for each run."""
-    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', page.partition('id="stages"')[2])
+def cells_of(page, table=0):
+    """Name of a figure, with its letters -> the cells of its row in a table of the stages, one for each run."""
+    text = page.partition('id="stages"')[2].split("</table>")[table]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', text)
     plain = [(re.sub(r"<[^>]+>", "", name), re.findall(r"<td[^>]*>(.*?)</td>", cells)) for name, cells in rows]
     return {name: [re.sub(r"<[^>]+>", "", c).replace("\u00a0", " ").strip() for c in cells] for name, cells in plain}
 
@@ -138,6 +139,9 @@ def test_the_page_shows_every_figure_by_its_letters_a_column_a_run_and_a_dash_wh
             assert cells == ["–", "–"], "no level of chance was given"
         else:
             assert all(re.fullmatch(r"−?[\d.]+ \[−?[\d.]+, −?[\d.]+\]", cell) for cell in cells), (name, cells)
+    less = cells_of(page, 1)["windowed forgetting 10 (every 4 steps) WF"]
+    assert len(less) == 1 and re.fullmatch(r"−[\d.]+ \[−[\d.]+, −[\d.]+\]", less[0]), "replay minus naive"
+    assert "Intervals are over items and seeds." in page
     assert "replay, stage by stage" in page and "accuracy after each stage of" in page
     assert "--share:" in page
 
@@ -165,6 +169,10 @@ def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
     resumed = run(recipe, tmp_path / "out")
     whole = run(recipe, tmp_path / "whole")
     assert repr(resumed.matrices) == repr(whole.matrices)  # nan is not equal to itself
+    for matrix in whole.matrices:
+        between = [f for f in (*matrix.figures, *matrix.differences) if f.name.endswith("(every 4 steps)")]
+        spread = [f for f in between if f.over_items and f.low <= f.value <= f.high]
+        assert len(between) - len(spread) == len(between) // 9, "one seed is enough, but for a share of yes and no"
 
 
 def test_stages_with_which_runs_begin_alike_are_trained_once(report, tmp_path):

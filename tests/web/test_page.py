@@ -1,6 +1,7 @@
 """The report's page: safe against what models print, complete without a network, usable on a phone and by keyboard."""
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ from palimpsest.page import render
 from palimpsest.page.charts import Mark, curve_panel, thin, ticks
 from palimpsest.page.charts import tradeoff as draw_tradeoff
 from palimpsest.page.text import clean, duration, embed, marked, prose
-from palimpsest.report import Curve, Report, Run
+from palimpsest.report import Curve, Matrix, Report, Run, Score, StageFigure, Versus
 
 # ------------------------------------------------------------------------------------------------ safety
 
@@ -127,6 +128,37 @@ def test_several_reports_share_a_page(report, read_page, make_report):
 def test_a_matrix_shows_its_figures(report):
     page = render(report)
     assert '<td class="n" style="--share:100%">0.97</td>' in page and "−0.27 <span" in page and "[−0.33, −0.21]" in page
+
+
+def with_a_variant(gap: StageFigure, less: StageFigure) -> Report:
+    cells = ((0.1, 0.2), (0.9, 0.8))
+    naive = Matrix("recall", ("before", "continue"), ("old", "new"), cells, figures=(gap,))
+    mixed = dataclasses.replace(naive, run="mixed", differences=(less,))
+    runs = (Run("after", "after", "plain"), Run("mixed", "variant", "the <mixture>"))
+    scores = tuple(Score(run.name, "old", "recall", 0.8, 0.7, 0.9, 10) for run in runs)
+    versus = (Versus("mixed", "old", "recall", "after", "difference", 0.12, 0.05, 0.2, 0.003),)
+    return Report("r", "2026-01-01", runs=runs, scores=scores, versus=versus, matrices=(naive, mixed), seeds=(0,))
+
+
+def test_variants_stand_beside_their_paired_differences_to_the_run_after(read_page):
+    report = with_a_variant(StageFigure("gap_depth", 0.25, 0.1, 0.3), StageFigure("gap_depth", -0.06, -0.11, -0.01))
+    page = render(report)
+    text = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page).replace("\u00a0", " "))
+    assert "Figure the &lt;mixture&gt; gap depth −0.06 [−0.11, −0.01]" in text
+    assert "Figure the &lt;mixture&gt; old recall +0.12 [0.05, 0.20]" in text
+    captions = re.findall("<caption>(.*?)</caption>", page)
+    assert sum("minus the run after, paired" in caption for caption in captions) == 2
+    plain = dataclasses.replace(report, versus=(), matrices=report.matrices[:1])
+    assert "minus the run after" not in render(plain)
+    twice = render([report, report])  # each beside its own run after
+    assert twice.count("r · the &lt;mixture&gt;</th>") == 3 and "r (2) · the &lt;mixture&gt;" in twice
+
+
+@pytest.mark.parametrize("over_items", [True, False])
+def test_the_page_says_what_its_intervals_are_over(over_items):
+    figure = StageFigure("gap_depth", 0.25, 0.1, 0.3, over_items=over_items)
+    page = render(with_a_variant(figure, figure))
+    assert ("over seeds alone" in page) != over_items and "Intervals are over items and seeds" in page
 
 
 # ------------------------------------------------------------------------------------- text and drawing

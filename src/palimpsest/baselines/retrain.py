@@ -5,8 +5,9 @@
 Paper: none; the definition of exact unlearning.
 Tags: benchmark, unlearning, forget.
 Needs: a recipe with a stage before the last, or its own ``train``.
-Differs: nothing known. It repeats every stage before the last from the pretrained model, with the role ``on`` in
-    place of each role that holds rows of ``forget``; epochs shrink with the data, a number of steps stays.
+Differs: nothing known. It repeats every stage before the last from the pretrained model without the terms on roles
+    that hold rows of ``forget``, where the stage trains on ``on`` besides, and else with ``on`` in their place; epochs
+    shrink with the data, a number of steps stays.
 See: ``do_nothing``; audits that are ``nearer:retrained``.
 """
 
@@ -43,17 +44,27 @@ class Retrain:
                 )
             trunk = [Stage("retrain", [{"on": self.on, "cross_entropy": {}}], self.train)]
         stages = tuple(
-            dataclasses.replace(
-                s, objective=[self._without(t, recipe) for t in s.objective], train=self.train or s.train
-            )
-            for s in trunk
+            dataclasses.replace(s, objective=self._without(s, recipe), train=self.train or s.train) for s in trunk
         )
         return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages)
 
-    def _without(self, term: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-        named = term["on"]
-        holds = isinstance(named, str) and self.forget in sources_of(named, recipe.roles)
-        return {**term, "on": self.on} if holds else term
+    def _without(self, stage: Stage, recipe: Recipe) -> list[dict[str, Any]]:
+        """The stage's terms; of several that would train on ``on`` by one method, one is left."""
+        holding = [t for t in stage.objective if self._holds(t["on"], recipe)]
+        kept = [t for t in stage.objective if t not in holding]
+        if any(not isinstance(t["on"], str) for t in holding):
+            raise ValueError(
+                f"retrain cannot tell what the stage {stage.name!r} would be without {self.forget}, since one of its"
+                " terms takes that role and others together; give it terms on single roles, or leave retrain out."
+            )
+        if any(t["on"] == self.on for t in kept):
+            return kept
+        first = {tuple(key for key in t if key not in ("on", "weight")): t for t in reversed(holding)}
+        return [{**t, "on": self.on} if t in holding else t for t in stage.objective if t in [*kept, *first.values()]]
+
+    def _holds(self, named: str | list[str], recipe: Recipe) -> bool:
+        """Whether a role or one of several holds rows of what is to be forgotten."""
+        return any(self.forget in sources_of(r, recipe.roles) for r in ([named] if isinstance(named, str) else named))
 
 
 METHOD = Retrain

@@ -10,6 +10,7 @@ from palimpsest.claim import Budget, Claim, Evidence, Figure, Paper
 
 if TYPE_CHECKING:
     from palimpsest.claims._rotated_digits import Stream
+    from palimpsest.resample import Array
 
 PAPER = Paper(
     "Continual evaluation for lifelong learning: Identifying the stability gap",
@@ -51,10 +52,10 @@ class HiddenBetweenTaskEnds(Claim):
         streams = {method: [stream(method, FAR, RATE, seed, device) for seed in seeds] for method in METHODS}
         conditions = []
         for method in METHODS[1:]:
-            hidden = [100 * (s.gap.depth - (forgetting_so_far(s.curves) or 0.0)) for s in streams[method]]
+            hidden = [100 * (s.gap.depth - float(forgetting_so_far(s.curves) or 0.0)) for s in streams[method]]
             name = f"gap of {method} minus its forgetting at the end"
             conditions.append(Condition(name, over_seeds(hidden), "above", 2.0, "points"))
-        worst = {m: [100 * (worst_case_performance(s.curves) or 0.0) for s in own] for m, own in streams.items()}
+        worst = {m: [100 * float(worst_case_performance(s.curves) or 0.0) for s in own] for m, own in streams.items()}
         better = [a - b for a, b in zip(worst["replay"], worst["fine-tuning"], strict=True)]
         name = "worst-case accuracy of replay minus fine-tuning"
         conditions.append(Condition(name, over_seeds(better), "above", 10.0, "points"))
@@ -117,7 +118,7 @@ def _figures(name: str, streams: Sequence[Stream]) -> list[Figure]:
     from palimpsest import curves
     from palimpsest.claims._evidence import figure, over_seeds
 
-    measures: dict[str, Callable[[Stream], float | None]] = {
+    measures: dict[str, Callable[[Stream], Array | float | None]] = {
         "accuracy at the end": lambda s: curves.performance_so_far(s.curves),
         "forgetting at the end": lambda s: curves.forgetting_so_far(s.curves),
         "lowest accuracy on the old task": lambda s: curves.worst_of_earlier(s.curves),
@@ -129,6 +130,6 @@ def _figures(name: str, streams: Sequence[Stream]) -> list[Figure]:
     found = []
     for what, measure in measures.items():
         values = [measure(stream) for stream in streams]
-        known = [100 * value for value in values if value is not None]
+        known = [100 * float(value) for value in values if value is not None]
         found.append(figure(f"{what}, {name}", over_seeds(known), "points"))
     return found

@@ -175,21 +175,23 @@ def stages(report: Report) -> str:
     body = ""
     for audit in dict.fromkeys(matrix.audit for matrix in report.matrices):
         of_audit = [matrix for matrix in report.matrices if matrix.audit == audit]
-        body += tables.stage_table(report, of_audit)
+        body += tables.stage_table(report, of_audit) + tables.difference_table(report, of_audit)
         for place, matrix in enumerate(of_audit):
             table = tables.heat_table(report, matrix)
             name = escape(label_of(report, matrix.run))
             body += table if place == 0 else f"<details><summary>{name}, stage by stage</summary>{table}</details>"
+    figures = [f for m in report.matrices for f in (*m.figures, *m.differences) if math.isfinite(f.low)]
+    alone = ", of what happened between the stages (measured every so many steps) over seeds alone"
     lead = (
         "Every task before the first stage and after each; a dash where a figure is undefined. Intervals are over "
-        "items and seeds, of what happened between the stages (measured every so many steps) over seeds alone."
+        f"items and seeds{'' if all(f.over_items for f in figures) else alone}."
     )
     return section("stages", "Stages", body, lead)
 
 
 def figures(report: Report) -> str:
-    """All figures with paired intervals."""
-    return section("figures", "Figures", tables.figure_table(report))
+    """All figures with paired intervals, and what variants are above the run after."""
+    return section("figures", "Figures", tables.figure_table(report) + tables.variant_table(report))
 
 
 def costs(report: Report) -> str:

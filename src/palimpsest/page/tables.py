@@ -12,12 +12,14 @@ from palimpsest.report import Change, Curve, Matrix, Report, Run, Score, StageFi
 __all__ = [
     "cost_table",
     "curve_table",
+    "difference_table",
     "figure_name",
     "figure_table",
     "heat_table",
     "label_of",
     "points_table",
     "stage_table",
+    "variant_table",
 ]
 
 Key = tuple[str, str]
@@ -121,12 +123,31 @@ def _curve_name(curve: Curve, labels: dict[str, str]) -> str:
 
 def stage_table(report: Report, matrices: Sequence[Matrix]) -> str:
     """The figures of one audit's matrices, a run in each column."""
-    found = [{f.name: f for f in matrix.figures} for matrix in matrices]
+    columns = [(matrix.run, matrix.figures) for matrix in matrices]
+    audit = escape(matrices[0].audit).replace("_", " ")
+    return _stage_figures(report, columns, f"{audit} over the stages, with 95 % intervals")
+
+
+def difference_table(report: Report, matrices: Sequence[Matrix]) -> str:
+    """What the variants' figures are above those of the run after; empty without variants."""
+    columns = [(matrix.run, matrix.differences) for matrix in matrices if matrix.differences]
+    if not columns:
+        return ""
+    audit = escape(matrices[0].audit).replace("_", " ")
+    return _stage_figures(
+        report, columns, f"{audit} over the stages: variants minus the run after, paired, with 95 % intervals", True
+    )
+
+
+def _stage_figures(
+    report: Report, columns: Sequence[tuple[str, Sequence[StageFigure]]], caption: str, signed: bool = False
+) -> str:
+    """A row for each figure, a column for each run."""
+    found = [{f.name: f for f in figures} for _, figures in columns]
     rows = []
     for name in dict.fromkeys(name for own in found for name in own):
-        rows.append(_row(_stage_figure_name(name), [_figure_cell(own.get(name)) for own in found]))
-    head = _head("Figure", *[escape(label_of(report, matrix.run)) for matrix in matrices])
-    return _table(f"{escape(matrices[0].audit).replace('_', ' ')} over the stages, with 95 % intervals", head, rows)
+        rows.append(_row(_stage_figure_name(name), [_figure_cell(own.get(name), signed) for own in found]))
+    return _table(caption, _head("Figure", *[escape(label_of(report, run)) for run, _ in columns]), rows)
 
 
 def _stage_figure_name(name: str) -> str:
@@ -135,11 +156,11 @@ def _stage_figure_name(name: str) -> str:
     return escape(name).replace("_", " ") + (f' <span class="of">{letters}</span>' if letters else "")
 
 
-def _figure_cell(figure: StageFigure | None) -> str:
+def _figure_cell(figure: StageFigure | None, signed: bool = False) -> str:
     if figure is None or not math.isfinite(figure.value):
         return _plain("–")
     digits = digits_of(figure.value, figure.low, figure.high)
-    return _cell(figure.value, amount(figure.value, digits), span(figure.low, figure.high, digits))
+    return _cell(figure.value, amount(figure.value, digits, signed=signed), span(figure.low, figure.high, digits))
 
 
 def heat_table(report: Report, matrix: Matrix) -> str:
@@ -185,6 +206,21 @@ def figure_table(report: Report) -> str:
     head = [_sorting("", "Figure", "Run"), _sorting("n", "Value"), _sorting("n", "Change from before"), "<td></td>"]
     head += [_sorting("n", name) for name in ("g", "p", "Against retrained")]
     return _table(note, head, rows, "sortable", "grouped")
+
+
+def variant_table(report: Report) -> str:
+    """Every variant's figures minus those of the run after, a row for each figure; empty without variants."""
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    found = [v for v in report.versus if v.reference in afters]
+    runs = list(dict.fromkeys(v.run for v in found))
+    by_key: dict[Key, dict[str, Versus]] = {}
+    for v in found:
+        by_key.setdefault((v.role, v.audit), {})[v.run] = v
+    if not found:
+        return ""
+    rows = [_row(figure_name(*key), [_versus_cell(own.get(run)) for run in runs]) for key, own in by_key.items()]
+    head = _head("Figure", *[escape(label_of(report, run)) for run in runs])
+    return _table("Variants minus the run after, paired, with 95 % intervals and p unadjusted", head, rows)
 
 
 def _sorting(kind: str, *names: str) -> str:
