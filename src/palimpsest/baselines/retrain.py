@@ -6,7 +6,8 @@ Paper: none; the definition of exact unlearning.
 Tags: benchmark, unlearning, forget.
 Needs: a recipe with a stage before the last, or its own ``train``.
 Differs: nothing known. It repeats every stage before the last from the pretrained model, with the role ``on`` in
-    place of each role that holds rows of ``forget``; epochs shrink with the data, a number of steps stays.
+    place of each role that is made of ``forget`` (``all: [forget, retain]``); a role that holds rows of it otherwise,
+    a file of its own say, is refused. Epochs shrink with the data, a number of steps stays.
 See: ``do_nothing``; audits that are ``nearer:retrained``.
 """
 
@@ -48,7 +49,7 @@ class Retrain:
             )
             for s in trunk
         )
-        return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages)
+        return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages, unseen=self.forget)
 
     def _without(self, term: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
         named = term["on"]
