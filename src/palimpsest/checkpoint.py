@@ -127,7 +127,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], constants: Mapping[
         seen.add(pointer)
     with _replacing(path) as temporary:
         try:
-            save_file(own, str(temporary), metadata={"constants": json.dumps(dict(constants or {}))})
+            save_file(own, str(temporary), metadata={"format": "pt", "constants": json.dumps(dict(constants or {}))})
         except SafetensorError as error:  # a full disk arrives here in this disguise
             raise OSError(str(error)) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from palimpsest.recipe import Recipe, Stage
 from palimpsest.recipe_parts import compile_baselines
 
-__all__ = ["Plan", "plans", "stage_folders"]
+__all__ = ["Plan", "model_folder", "plans", "stage_folders"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,15 @@ def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
             chain.append(stage)
             found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
     return found
+
+
+def model_folder(recipe: Recipe, *, allow_imports: bool = False) -> Path | None:
+    """Where a run folder holds the model that the recipe leads to, with the first seed; None where no folder says all
+    of it: nothing was trained, or an intervention belongs to it."""
+    own = plans(recipe, allow_imports=allow_imports)
+    after = next((plan for plan in own if plan.name == "after"), None)
+    if after is None or any(stage.intervention is not None for stage in recipe.stages):
+        return None
+    folders = stage_folders(own)
+    changed = [n for n, s in enumerate(after.stages) if s.trains == "model" and (s.objective or s.edit)]
+    return Path(f"seed-{recipe.seeds[0]}") / folders["after", changed[-1]] if changed else None

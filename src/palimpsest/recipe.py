@@ -170,12 +170,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Stages that lead to a model to compare with, from ``before`` the last stage or from the ``pretrained`` model."""
+    """Stages that lead to a model to compare with, from ``before`` the last stage or from the ``pretrained`` model.
+
+    None of them may train on rows of the role ``unseen``, whatever role holds them.
+    """
 
     name: str
     label: str
     start: Literal["before", "pretrained"]
     stages: tuple[Stage, ...]
+    unseen: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from palimpsest.augment import Augment
 from palimpsest.data import load_rows, located, row_digest, row_key
 from palimpsest.mix import check_shares, mixed
 from palimpsest.procedure import Rewrite, takes
-from palimpsest.recipe import Recipe, RecipeError, Stage, keys, short, suggest, validated
+from palimpsest.recipe import Baseline, Recipe, RecipeError, Stage, keys, short, suggest, validated
 from palimpsest.recipe_parts import compile_part
 from palimpsest.roles import Answers, Derived
 
@@ -23,6 +23,7 @@ __all__ = [
     "fingerprints",
     "load_roles",
     "parts_of",
+    "refuse_seen_rows",
     "refuse_shared_rows",
     "sources_of",
 ]
@@ -355,3 +356,30 @@ def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Non
                 f"{place}.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training"
                 f" role {seen[shared[0]]!r}; take them out of one of the two."
             )
+
+
+TRAINED_ON = ("prompt", "completion", "text", "messages", "inputs", "label")
+"""The columns that a model is trained on; others, an id say, may differ in two rows that teach the same."""
+
+
+def refuse_seen_rows(baselines: Sequence[Baseline], recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
+    """A model retrained without some rows must not find them in another role, where only their content tells."""
+    for baseline in (b for b in baselines if b.unseen in rows):
+        hidden = {_content(row): row for row in rows[str(baseline.unseen)]}
+        for role in sorted(training_roles(baseline.stages, recipe.roles)):
+            seen = list(dict.fromkeys(key for row in rows.get(role, ()) if (key := _content(row)) in hidden))
+            if seen:
+                raise RecipeError(
+                    f"baselines: {short(baseline.label, quoted=False)} would still learn {len(seen)} of the"
+                    f" {len(hidden)} rows of {baseline.unseen!r}, such as {short(_shown(hidden[seen[0]]))}, from the"
+                    f" role {role!r}; write it as a list of roles, [{baseline.unseen}, …], or take the rows out of it."
+                )
+
+
+def _content(row: Row) -> str:
+    return row_digest({k: row[k] for k in TRAINED_ON if k in row} or row)
+
+
+def _shown(row: Row) -> str:
+    """What a reader knows a row by."""
+    return str(next((row[k] for k in ("id", "prompt", "text") if k in row), row))

@@ -38,10 +38,10 @@ from palimpsest.plans import Plan, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
-from palimpsest.recipe_parts import compile_audits
+from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse
 from palimpsest.report import Curve, Report, Run
-from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_shared_rows
+from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import add_scores, claim, claim_code, claim_data, commits_of, read_scores
 from palimpsest.stage import Outcome, Trained, explained, run_stage
@@ -112,6 +112,7 @@ def run(
     agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
+    refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
     agreed(lambda: claim_data(out, fingerprints(rows, answers)))
     report = agreed(lambda: Report.load(out / "report.json") if (out / "report.json").exists() else None)
     if report is not None:

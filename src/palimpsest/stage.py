@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,19 @@ from palimpsest.select import Selection, Selector
 from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
 
-__all__ = ["Outcome", "Trained", "explained", "run_stage"]
+__all__ = ["Outcome", "Trained", "WritesConfig", "explained", "run_stage"]
 
 
 STATES = "states.safetensors"
+
+
+@runtime_checkable
+class WritesConfig(Protocol):
+    """An adapter whose models other programs can load, from weights and a description beside them."""
+
+    def write_config(self, model: nn.Module, folder: Path) -> None:
+        """Writes into ``folder`` all that is needed beside ``model.safetensors``."""
+        ...
 
 
 @dataclass
@@ -128,7 +137,8 @@ def run_stage(
         outcome, states = work.do()
         trained.states = {**_earlier(stage, trained.states), **states}
         kept_state = _changed(model.state_dict(), model, companion) if stage.objective or stage.edit else {}
-        agreed(lambda: _keep(folder, kept_state, states, outcome))
+        whole = None if companion or not isinstance(roles.adapter, WritesConfig) else roles.adapter
+        agreed(lambda: _keep(folder, model, kept_state, states, outcome, whole))
     intervention = compile_part(
         stage.intervention, "interventions", f"{place}.intervention", allow_imports=allow_imports
     )
@@ -143,10 +153,22 @@ def _earlier(stage: Stage, states: States) -> States:
     return low_rank.without_adapter(states) if changes else states
 
 
-def _keep(folder: Path, tensors: dict[str, Any], states: States, outcome: Outcome) -> None:
-    """Writes what a finished stage made, if it made anything, in place of its checkpoints."""
+def _keep(
+    folder: Path,
+    model: nn.Module,
+    tensors: dict[str, Any],
+    states: States,
+    outcome: Outcome,
+    whole: WritesConfig | None,
+) -> None:
+    """Writes what a finished stage made, if it made anything, in place of its checkpoints.
+
+    ``whole`` describes a model that is written as a whole, so that the folder loads as a model of its own.
+    """
     if tensors:
         write_tensors(folder / "model.safetensors", tensors)
+        if whole is not None:
+            whole.write_config(model, folder)
         if states:
             write_tensors(folder / STATES, flat_states(states))
         write_json(folder / "outcome.json", {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})

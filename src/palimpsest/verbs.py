@@ -115,6 +115,7 @@ def run_verb(given: argparse.Namespace) -> int:
     report = _report(recipe, out, given)
     if report is not None:
         _verdicts(report, out)
+        _where_the_model_is(recipe, out, given.allow_imports)
     return 0
 
 
@@ -153,6 +154,15 @@ def _verdicts(report: Report, out: Path) -> None:
     if not report.verdicts:  # nothing was expected, so the changes are what there is to say
         _changes(report)
     print(f"\nReport: {(out / 'report.html').resolve()}")
+
+
+def _where_the_model_is(recipe: Recipe, out: Path, allow_imports: bool) -> None:
+    """The folder of the trained model, where it is one that loads without the recipe."""
+    from palimpsest.plans import model_folder
+
+    folder = model_folder(recipe, allow_imports=allow_imports)
+    if folder is not None and (out / folder / "config.json").exists():
+        print(f"Model:  {(out / folder).resolve()}")
 
 
 def _changes(report: Report) -> None:

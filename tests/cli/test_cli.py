@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -10,10 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import palimpsest
+from palimpsest import CausalLM, zoo
+from palimpsest.audits.probability import Probability
 from palimpsest.cli import main, parser
 from palimpsest.loop import Progress
 from palimpsest.report import Change, Report
+from palimpsest.run_folder import read_scores
 from palimpsest.verbs import Console, _verdicts
 
 FLAGS = {
@@ -74,6 +80,36 @@ def test_a_finished_run_is_not_done_again(finished: Path, capsys: pytest.Capture
     assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "a")]) == 0
     assert "step 1/2" not in capsys.readouterr().err
     assert json.loads((finished / "a/report.json").read_text())["scores"] == before
+
+
+def test_transformers_alone_loads_what_a_run_trained(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the last bit: the log-probability of every item is the one that the run reports."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "a")]) == 0
+    folder = (finished / "a/seed-0/after/0-train").resolve()
+    assert f"Model:  {folder}\n" in capsys.readouterr().out
+    model, found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values()), found
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = zoo.load({"zoo": "authors", "part": "retain", "people": 4, "facts": 2, "forget": 1})
+    own = Probability()(CausalLM(tokenizer).subject(model.eval()), {"retain": rows}, "retain")
+    (kept,) = [s for s in read_scores(finished / "a/seed-0/after/scores.jsonl") if s.role == "retain"]
+    assert own.ids == kept.ids and torch.equal(own.items, kept.items)
+    (before,) = [s for s in read_scores(finished / "a/seed-0/before/scores.jsonl") if s.role == "retain"]
+    assert not torch.equal(own.items, before.items)
+
+
+def test_a_run_goes_on_from_the_model_of_another(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And who names the run folder itself is told which folder in it is the model."""
+    command = ["audit", str(finished / "tiny.yaml"), "--out", str(finished / "e"), "--set"]
+    assert main([*command, f"model.pretrained={finished / 'a'}"]) == 2
+    folder = finished / "a/seed-0/after/0-train"
+    assert f"the model of this run is {folder}." in capsys.readouterr().err
+    assert main([*command, f"model.pretrained={folder}"]) == 0
+    audited, run = (json.loads((finished / name / "report.json").read_text())["scores"] for name in ("e", "a"))
+    after = {(s["role"], s["audit"]): s["value"] for s in run if s["run"] == "after"}
+    assert {(s["role"], s["audit"]): s["value"] for s in audited} == after
 
 
 def test_compare_pairs_by_item_and_refuses_other_items(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +202,20 @@ def test_importing_is_cheap_and_leaves_transformers_alone() -> None:
     found = [run.stdout.split() for run in runs]
     assert all(len(words) == 1 for words in found), found
     assert min(float(words[0]) for words in found) < 0.3
+
+
+def test_the_public_names_are_written_where_type_checkers_read_them() -> None:
+    """What is imported for them, what is resolved when it is used, and ``__all__`` are one list."""
+    tree = ast.parse(Path(palimpsest.__file__).read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    imported = [alias.name for n in block.body if isinstance(n, ast.ImportFrom) for alias in n.names]
+    (written,) = [
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+    ]
+    assert sorted(imported) == sorted(written) == sorted(palimpsest._HOME)
+    assert all(getattr(palimpsest, name) is not None for name in written)
 
 
 def test_every_line_of_progress_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -535,3 +535,38 @@ def test_resolved_paths_are_named(project: Any, tmp_path: Path) -> None:
     stage = project.recipe["stages"][0]
     project.recipe["variants"] = {"other": [{**stage, "objective": [{"on": "forget", "uniform": {"x": 1}}]}]}
     assert "variants.other.0.objective.0: uniform has no field 'x'" in project.refused()
+
+
+def rows_of(project: Any, role: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (project.folder / f"{role}.jsonl").read_text().splitlines()]
+
+
+def taught(project: Any) -> Any:
+    """The project with a stage that teaches a role ``all`` before the one that forgets, and a retrained model."""
+    teach = {"name": "teach", "objective": [{"on": "all", "cross_entropy": {}}]}
+    project.recipe["stages"].insert(0, {**teach, "train": {"steps": 1, "batch": 2, "lr": 1e-3}})
+    project.recipe["baselines"] = ["retrain"]
+    return project
+
+
+def test_a_retrained_model_that_would_still_learn_what_is_forgotten(project: Any) -> None:
+    """The role is a file of its own, in which the rows have other ids and other columns beside them."""
+    forget, retain = rows_of(project, "forget"), rows_of(project, "retain")
+    own = [{k: v for k, v in row.items() if k != "id"} | {"topic": "people"} for row in forget]
+    project.write("all.jsonl", [*own, *retain])
+    taught(project).recipe["roles"]["all"] = "all.jsonl"
+    assert (
+        "baselines: retrained on retain would still learn 2 of the 2 rows of 'forget', such as 'f0', from the role"
+        " 'all'; write it as a list of roles, [forget, …], or take the rows out of it." in project.refused()
+    )
+    project.recipe["roles"]["all"] = ["forget", "retain"]
+    project.write("retain.jsonl", [*retain, {**forget[1], "id": "r9"}])
+    assert "would still learn 1 of the 2 rows of 'forget', such as 'f1', from the role 'retain'" in project.refused()
+
+
+def test_rows_that_are_numbered_anew_in_each_file_are_not_taken_for_the_same(project: Any) -> None:
+    for role in ("forget", "retain"):
+        project.write(f"{role}.jsonl", [{**row, "id": i} for i, row in enumerate(rows_of(project, role))])
+    terms = [{"on": role, "cross_entropy": {}} for role in ("forget", "retain")]
+    taught(project).recipe["stages"][0]["objective"] = terms
+    assert project.run()[0] == 0

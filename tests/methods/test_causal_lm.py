@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
 
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.adapters.rows_to_tokens import CHATML
@@ -45,6 +48,23 @@ def test_chatml_has_no_default_system_prompt_and_prompts_agree(tiny: tuple) -> N
     messages = [{"role": "user", "content": "Who? "}, {"role": "assistant", "content": "Ada."}]
     as_messages = CausalLM(tokenizer, chat_template=CHATML).encode({"messages": messages})
     assert as_messages["input_ids"].tolist() == ids
+
+
+def test_a_written_config_carries_the_template_that_was_trained_with(tiny: tuple, tmp_path: Path) -> None:
+    """And the model it belongs to stays as it is."""
+    model, tokenizer = tiny
+    own, dtype = tokenizer.chat_template, model.config.dtype
+    model.generation_config.temperature = 0.5  # without sampling, which save_pretrained refuses
+    CausalLM(tokenizer, chat=True, chat_template="{{ messages[0].content }}").write_config(model, tmp_path)
+    model.generation_config.temperature = None
+    written = AutoTokenizer.from_pretrained(tmp_path)
+    assert written.chat_template == "{{ messages[0].content }}" and tokenizer.chat_template == own
+    assert written("Ada Wick.")["input_ids"] == tokenizer("Ada Wick.")["input_ids"]
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.architectures == ["LlamaForCausalLM"] and config.dtype == torch.float32
+    assert model.config.dtype == dtype
+    CausalLM(tokenizer).write_config(model, tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == own
 
 
 def naive(model: torch.nn.Module, example: dict[str, Tensor]) -> Tensor:

@@ -6,10 +6,12 @@ never cost the [B, T, V] logits.  Rows may be padded on either side, or packed i
 
 from __future__ import annotations
 
+import copy
 import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch.nn.functional import pad
 from palimpsest.adapters.causal_lm_subject import CausalLMSubject
 from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
 from palimpsest.audit import Row
+from palimpsest.checkpoint import unwritable, write_text
 from palimpsest.intervention import changes_logits
 from palimpsest.kernels.linear_log_probability import linear_logits
 from palimpsest.reference import Columns, OtherRows
@@ -47,7 +50,9 @@ class CausalLM:
     chat: bool = False
     chat_template: str | None = None
     packed: bool = False
-    _apart: weakref.WeakKeyDictionary[nn.Module, bool] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    _apart: weakref.WeakKeyDictionary[nn.Module, bool] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
 
     @property
     def tokens(self) -> Tokens:
@@ -227,6 +232,24 @@ class CausalLM:
             )
         bias = None if head.bias is None else head.bias.detach().clone()
         return Head(head.weight.detach().clone(), bias, head.softcap, head.scale)
+
+    def write_config(self, model: nn.Module, folder: Path) -> None:
+        """Config and tokenizer, so that the weights in ``folder`` load as ``save_pretrained`` would have left them.
+
+        The tokenizer gets the chat template that the rows were written in.  Raises ``OSError`` where nothing can be
+        written.
+        """
+        config = copy.deepcopy(model.config)
+        config.architectures, config.dtype = [type(model).__name__], next(model.parameters()).dtype  # type: ignore[union-attr]
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.chat_template = self.tokens.template or tokenizer.chat_template
+        try:
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # tokenizers' own kind, for a full disk
+            raise unwritable(folder, error) from error
+        # Not its own save_pretrained, which refuses what some published models carry.
+        write_text(folder / "generation_config.json", model.generation_config.to_json_string())  # type: ignore[union-attr,operator]
+        write_text(folder / "config.json", config.to_json_string())  # type: ignore[union-attr,operator]
 
     def subject(self, model: nn.Module) -> CausalLMSubject:
         """What an audit may ask of the model."""

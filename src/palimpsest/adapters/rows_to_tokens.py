@@ -31,9 +31,14 @@ class Tokens:
     chat: bool = False
     chat_template: str | None = None
 
+    @property
+    def template(self) -> str | None:
+        """The template that replaces the tokenizer's own, or None."""
+        return CHATML if self.chat_template == "chatml" else self.chat_template
+
     def render(self, messages: Sequence[Mapping[str, str]], place: str, *, generation: bool) -> str:
         """Messages as one text; ``generation`` ends it where the assistant's answer begins."""
-        template = CHATML if self.chat_template == "chatml" else self.chat_template
+        template = self.template
         if template is None and self.tokenizer.chat_template is None:
             raise ValueError(
                 f"{place}: this tokenizer has no chat template; set model.chat_template (for example chatml)."

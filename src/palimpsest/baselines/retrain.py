@@ -6,8 +6,9 @@ Paper: none; the definition of exact unlearning.
 Tags: benchmark, unlearning, forget.
 Needs: a recipe with a stage before the last, or its own ``train``.
 Differs: nothing known. It repeats every stage before the last from the pretrained model without the terms on roles
-    that hold rows of ``forget``, where the stage trains on ``on`` besides, and else with ``on`` in their place; epochs
-    shrink with the data, a number of steps stays.
+    that are made of ``forget`` (``all: [forget, retain]``), where the stage trains on ``on`` besides, and else with
+    ``on`` in their place; a role that holds rows of it otherwise, a file of its own say, is refused. Epochs shrink with
+    the data, a number of steps stays.
 See: ``do_nothing``; audits that are ``nearer:retrained``.
 """
 
@@ -46,7 +47,7 @@ class Retrain:
         stages = tuple(
             dataclasses.replace(s, objective=self._without(s, recipe), train=self.train or s.train) for s in trunk
         )
-        return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages)
+        return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages, unseen=self.forget)
 
     def _without(self, stage: Stage, recipe: Recipe) -> list[dict[str, Any]]:
         """The stage's terms; of several that would train on ``on`` by one method, one is left."""

@@ -99,7 +99,7 @@ def locate(name: str) -> Path:
         return _saved(name, *word_llama())
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise OSError(f"The folder {path} has no config.json; give the folder that save_pretrained wrote.")
+            raise OSError(f"The folder {path} has no config.json; {_nearest_model(path)}.")
         return path.resolve()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
@@ -110,6 +110,13 @@ def locate(name: str) -> Path:
     if _HUB_ID.fullmatch(name) or re.fullmatch(r"[\w.-]+", name):
         return _from_hub(name)
     raise FileNotFoundError(f"There is no folder {path}; check the path, or name one of: {', '.join(MODELS)}.")
+
+
+def _nearest_model(folder: Path) -> str:
+    """What to give in place of a folder that is no model's: one inside it, as in a run folder, or what a model is."""
+    inside = sorted(file.parent for file in folder.glob("seed-*/*/*/config.json"))
+    last = [path for path in inside if path.parent.name == "after"] or inside
+    return f"the model of this run is {last[-1]}" if last else "give the folder that save_pretrained wrote"
 
 
 def _require(module: str, package: str, what: str) -> None:
