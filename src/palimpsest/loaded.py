@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from palimpsest.recipe import Recipe, RecipeError
+from palimpsest.audit import Row
+from palimpsest.recipe import ModelSpec, Recipe, RecipeError
 from palimpsest.views import Adapter
 
 if TYPE_CHECKING:
     from palimpsest.adapters.rows_to_tokens import Tokens
 
-__all__ = ["Loaded", "load_model"]
+__all__ = ["Check", "Loaded", "load_model", "row_checks"]
+
+Check = Callable[[Row, str], None]
+"""Raises ``ValueError`` for a row, named as in the second argument, that a kind of model cannot read."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,17 @@ class Loaded:
 
     model: nn.Module
     adapter: Adapter
+
+
+def row_checks(model: ModelSpec) -> tuple[Check, Check]:
+    """What a row needs to be scored, and to be answered, by a recipe's kind of model; nothing is loaded."""
+    if model.adapter == "classifier":
+        from palimpsest.adapters import classifier
+
+        return classifier.check_row, classifier.check_row
+    from palimpsest.adapters import rows_to_tokens
+
+    return partial(rows_to_tokens.check_row, chat=model.chat), partial(rows_to_tokens.check_prompt, chat=model.chat)
 
 
 def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:

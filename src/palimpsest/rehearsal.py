@@ -7,21 +7,18 @@ long, a prompt that leaves no room) is found later, when it is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NoReturn
 
 from palimpsest.audit import Row, Unmeasurable
-from palimpsest.recipe import ModelSpec, Recipe, RecipeError, Spec
+from palimpsest.loaded import Check, row_checks
+from palimpsest.recipe import Recipe, RecipeError, Spec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
 
 __all__ = ["rehearse"]
-
-Check = Callable[[Row, str], None]
-"""Raises ``ValueError`` for a row, named as in the second argument, that the recipe's kind of model cannot read."""
 
 
 def rehearse(
@@ -33,7 +30,7 @@ def rehearse(
     allow_imports: bool = False,
 ) -> None:
     """Raises ``RecipeError`` where a row of the roles ``trained``, or one that an audit reads, lacks what is read."""
-    scored, prompted = _checks(recipe.model)
+    scored, prompted = row_checks(recipe.model)
     for role in (role for role in (*rows, *answers) if role in trained):
         try:
             _try_training(role, rows, answers, scored)
@@ -46,17 +43,6 @@ def rehearse(
     audits |= {f"{place}.watch.audits": stage.watch.audits for place, stage in stages.items() if stage.watch}
     for place, own in audits.items():
         _try_audits(own, place, subject, rows, allow_imports)
-
-
-def _checks(model: ModelSpec) -> tuple[Check, Check]:
-    """What a row needs to be scored, and to be answered, by the recipe's kind of model."""
-    if model.adapter == "classifier":
-        from palimpsest.adapters import classifier
-
-        return classifier.check_row, classifier.check_row
-    from palimpsest.adapters import rows_to_tokens
-
-    return partial(rows_to_tokens.check_row, chat=model.chat), partial(rows_to_tokens.check_prompt, chat=model.chat)
 
 
 def _try_training(

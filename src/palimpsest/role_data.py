@@ -253,18 +253,28 @@ def _rewritten(spec: Mapping[str, Any], place: str, rows: Sequence[Row]) -> list
 
 
 def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]], recipe: Recipe) -> list[Row]:
-    count = _token_counter(recipe) if "tokens" in spec else None
     try:
+        count = _token_counter(recipe, {role: rows[role] for role in parts_of(spec)}) if "tokens" in spec else None
         return mixed(
             rows, spec["mix"], rows=spec.get("rows"), tokens=spec.get("tokens"), count=count, seed=spec.get("seed", 0)
         )
+    except RecipeError:  # of the model, whose place it names
+        raise
     except ValueError as error:
         raise RecipeError(f"{place}: {error}") from None
 
 
-def _token_counter(recipe: Recipe) -> Callable[[Row], int]:
-    """How many tokens of a row the recipe's model is scored on."""
-    from palimpsest.loaded import load_model
+def _token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Callable[[Row], int]:
+    """How many tokens of a row the recipe's model is scored on; rows that it cannot read are found before it is loaded.
+
+    Raises ``ValueError``.
+    """
+    from palimpsest.loaded import load_model, row_checks
+
+    scored, _ = row_checks(recipe.model)
+    for role, own in rows.items():
+        for number, row in enumerate(own, 1):
+            scored(row, f"{role} row {number}")
 
     adapter = load_model(recipe).adapter
     return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")

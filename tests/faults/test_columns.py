@@ -84,6 +84,18 @@ def test_a_column_that_is_measured_on_the_way(unloaded: Any) -> None:
     assert "stages.0.watch.audits.retain.truth_ratio: truth_ratio: the retain row 'r0' has" in unloaded.refused()
 
 
+def test_a_column_of_a_mix_whose_tokens_are_counted(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting needs the tokenizer, so it loads the model."""
+    monkeypatch.setattr("palimpsest.zoo.models.load_causal_lm", lambda _: pytest.fail("the model was loaded"))
+    project.write("retain.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "a", "answer": "b"}])
+    project.recipe["roles"]["stream"] = {"mix": {"forget": 0.5, "retain": 0.5}, "tokens": 40}
+    assert "roles.stream: retain row 2 has a prompt but no completion; add the column" in project.refused()
+    project.recipe["roles"]["stream"]["mix"] = {"forget": 0.5, "holdout": 0.5}
+    project.recipe["model"]["pretrained"] = "tinyllama"
+    monkeypatch.undo()
+    assert "palimpsest run: model.pretrained: There is no model or folder 'tinyllama'" in project.refused()
+
+
 def test_columns_of_a_classifier(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RUN, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     digits.write("digits.jsonl", [{"inputs": [0.5] * 64, "label": 1}] * 3 + [{"inputs": [0.5] * 64}])

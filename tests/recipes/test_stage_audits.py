@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.audit import Scores
+from palimpsest.audit import Scores, Trainable
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.audits.probability import Probability
 from palimpsest.recipe import parse_recipe
@@ -85,8 +85,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
                 kind: type = kind,
                 measure: Any = measure,
             ) -> Scores:
-                found.asked.append((role, kind.__name__))
-                found.alive.append(sum(r() is not None for r in made))
+                if isinstance(subject, Trainable):  # not in the rehearsal, which has no model
+                    found.asked.append((role, kind.__name__))
+                    found.alive.append(sum(r() is not None for r in made))
                 scores: Scores = measure(self, subject, data, role)
                 return scores
 
