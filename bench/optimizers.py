@@ -1,6 +1,6 @@
 """Bytes of state, time of a step and loss at equal steps of the optimizers, beside AdamW and other implementations.
 
-    python bench/optimizers.py [--steps 60] [--size tiny|60m] [--threads 1] [--json PATH]
+    python bench/optimizers.py [--steps 60] [--size tiny|10m|60m] [--threads 1] [--json PATH]
 
 Each optimizer trains a Llama of its own from the same weights on the same batches of documentation.  They take turns
 step by step.  Time is that of ``optimizer.step()`` alone (on a CPU that of the processor), as a median over
@@ -64,6 +64,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(width=128, inner=384, layers=4, vocabulary=512, batch=4, length=64, gap=10),
+    "10m": Size(width=320, inner=864, layers=8, vocabulary=8192, batch=4, length=64, gap=10),
     "60m": Size(width=512, inner=1376, layers=8, vocabulary=32000, batch=32, length=256, gap=50),
 }
 

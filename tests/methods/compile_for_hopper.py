@@ -47,12 +47,7 @@ def used(
     source = ASTSource(function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in whole})
     compiler = {"num_warps": tile.warps, "num_stages": tile.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=compiler)
-    text = folder / f"{function.__name__}-{capability}.ptx"
-    text.write_text(compiled.asm["ptx"])
-    assembler = next(Path(triton.__file__).parent.rglob("ptxas"))
-    chip = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
-    command = [str(assembler), "-v", f"-arch={chip}", str(text), "-o", os.devnull]
-    report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    report = assembled(compiled.asm["ptx"], folder / f"{function.__name__}-{capability}.ptx", capability)
     spilled = [
         int(line.split("bytes spill stores")[0].split(",")[-1]) for line in report.splitlines() if "spill" in line
     ]
@@ -63,6 +58,15 @@ def used(
         "tensor_cores": compiled.asm["ptx"].count("wgmma.mma_async") + compiled.asm["ptx"].count("mma.sync"),
         "tma": compiled.asm["ptx"].count("cp.async.bulk.tensor"),
     }
+
+
+def assembled(code: str, file: Path, capability: int) -> str:
+    """What Triton's assembler says of a kernel."""
+    file.write_text(code)
+    assembler = next(Path(triton.__file__).parent.rglob("ptxas"))
+    chip = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
+    command = [str(assembler), "-v", f"-arch={chip}", str(file), "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def main(folder: Path) -> None:

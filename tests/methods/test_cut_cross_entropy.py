@@ -7,7 +7,8 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -200,6 +201,25 @@ def test_the_device_and_the_precision_choose_the_way() -> None:
     meta = torch.empty(4, 3, device="meta")
     assert function._backend(torch.ones(4, 3), torch.ones(5, 3), None, None) == "chunked"
     assert function._backend(meta, meta, None, None) == "compile"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not to be had for this system")
+@pytest.mark.parametrize(
+    ("hip", "capability", "dtype", "expected"),
+    [
+        (None, (9, 0), torch.bfloat16, True),
+        (None, (7, 5), torch.float16, False),
+        (None, (9, 0), torch.float64, False),
+        ("6.4", (9, 4), torch.bfloat16, False),
+    ],
+)
+def test_which_cards_and_precisions_the_kernels_take(
+    hip: str | None, capability: tuple[int, int], dtype: torch.dtype, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    there: Any = SimpleNamespace(is_cuda=True, dtype=dtype, device="cuda")
+    assert function.by_triton(there, there, None) is expected
 
 
 def test_errors_say_what_to_pass() -> None:

@@ -141,8 +141,11 @@ def negative_log_probability(
 
 
 def by_triton(e: Tensor, c: Tensor, bias: Tensor | None) -> bool:
-    """Whether the kernels can take these: on a CUDA device, and in a precision that they know."""
-    if not (e.is_cuda and _has_triton()):
+    """Whether the kernels can take these: on a CUDA device, and in a precision that they know.
+
+    AMD's cards call themselves CUDA devices too, and have no room for the tiles.
+    """
+    if not (e.is_cuda and torch.version.hip is None and _has_triton()):
         return False
     dtypes = {t.dtype for t in (e, c, bias) if t is not None}
     known = {torch.float32, torch.float16, torch.bfloat16}
