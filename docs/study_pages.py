@@ -18,6 +18,7 @@ from typing import Any
 
 from curves import measured
 from markdown_text import code, escape, span, table
+from palimpsest.between_stages import FIGURES as BETWEEN
 from palimpsest.claims._evidence import over_seeds
 from palimpsest.dose_response import slope
 from palimpsest.environment import commit_of
@@ -157,6 +158,9 @@ def _over_stages(report: Report, audit: str) -> str:
     parts = [_figures_of_stages([(labels[m.run], m.figures) for m in matrices])]
     if differences := [(labels[m.run], m.differences) for m in matrices if m.differences]:
         parts += [_minus(report), _figures_of_stages(differences)]
+    shown = [f for m in matrices for f in (*m.figures, *m.differences) if f.name.partition(" ")[0] in BETWEEN]
+    if any(math.isfinite(f.low) and not f.over_items for f in shown):
+        parts.append("Intervals are over items and seeds, of what was watched on the way over seeds alone.")
     first = matrices[0]
     stages = [[escape(s), *(number(v, 3) for v in row)] for s, row in zip(first.stages, first.values, strict=True)]
     parts += [f"{escape(labels[first.run])}, stage by stage:", table(["after", *map(escape, first.roles)], stages)]

@@ -58,11 +58,15 @@ _Values = Mapping[str, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class _Seed:
-    """One seed: its curves, and each task's items by stage, where they were kept of all."""
+    """One seed: its curves, and each task's items by stage, where they were kept of all.
+
+    ``items`` [task][stage] are the rows of ``curves`` that hold the measurements, and the items of these.  Windows open
+    while a task is learned, so without a watch of the first stage they are undefined.
+    """
 
     curves: StepCurves
     items: Sequence[Sequence[tuple[Sequence[int], Items]]] | None
-    """[task][stage]: the rows of ``curves`` that hold the measurements, and the items of these."""
+    windows: bool
 
     def drawn(self, counts: Sequence[Array]) -> StepCurves:
         """The curves of resamples that drew the items of each task as often as ``counts`` [R, items] say."""
@@ -72,6 +76,13 @@ class _Seed:
             for rows, items in reversed(stages):  # a stage's last measurement goes before the first of the next
                 values[:, rows, task] = items.figures(own)
         return dataclasses.replace(self.curves, values=values)
+
+    def figures(self, curves: StepCurves) -> Iterator[tuple[str, Array]]:
+        """Those that are defined."""
+        for name, figure in FIGURES.items():
+            value = figure(curves) if self.windows or not name.startswith("windowed") else None
+            if value is not None:
+                yield name, value
 
 
 @dataclass(frozen=True)
@@ -96,12 +107,8 @@ class Between:
     @property
     def values(self) -> _Values:
         """The figures."""
-        found: dict[str, list[float | None]] = {name: [] for name in FIGURES}
-        for own in self.seeds:
-            for name, figure in FIGURES.items():
-                value = figure(own.curves)
-                found[name].append(None if value is None else float(value))
-        return found
+        seeds = [{name: float(value) for name, value in own.figures(own.curves)} for own in self.seeds]
+        return {name: [own.get(name) for own in seeds] for name in FIGURES}
 
     def figures(self, resamples: int, seed: int) -> list[StageFigure]:
         """All of them, with intervals."""
@@ -134,7 +141,7 @@ class Between:
 
 def _seed(stages: Sequence[Watched | None], taught: Mapping[str, int], better: str) -> _Seed | None:
     """One seed's curves end to end, or None where a task was not watched from its own stage on."""
-    watched = [stage for stage in stages if stage is not None]
+    watched = [stage for stage in _with_the_first(stages, taught) if stage is not None]
     if len(watched) < len(stages) or len({stage.every for stage in watched}) != 1:
         return None
     for name, own in taught.items():
@@ -144,8 +151,18 @@ def _seed(stages: Sequence[Watched | None], taught: Mapping[str, int], better: s
     curves = StepCurves.joined([s.curves for s in watched], taught, better=direction, every=watched[0].every)
     items = [list(_task(curves, watched, name)) for name in taught]
     ids = [{(own.ids, own.statistic) for _, own in stages} for stages in items]
-    whole = all(len(own) == sum(n in s.curves for s in watched) for n, own in zip(taught, items, strict=True))
-    return _Seed(curves, items if whole and all(len(own) == 1 for own in ids) else None)
+    kept_of = [sum(s is not None and name in s.curves for s in stages) for name in taught]
+    whole = [len(own) for own in items] == kept_of and all(len(own) == 1 for own in ids)
+    return _Seed(curves, items if whole else None, stages[0] is not None)
+
+
+def _with_the_first(stages: Sequence[Watched | None], taught: Mapping[str, int]) -> Sequence[Watched | None]:
+    """A first stage that was not watched is its end, which the second measures first: nothing could be lost in it."""
+    if len(stages) < 2 or stages[0] is not None or stages[1] is None or min(taught.values()) < 1:
+        return stages
+    next_one = stages[1]
+    ends = {n: [(1, next_one.curves[n][0][1])] for n, own in taught.items() if own == 1 and n in next_one.curves}
+    return [Watched(next_one.every, ends), *stages[1:]]
 
 
 def _task(curves: StepCurves, watched: Sequence[Watched], name: str) -> Iterator[tuple[Sequence[int], Items]]:
@@ -197,11 +214,8 @@ def _of_seeds(arm: Between, draws: Sequence[Sequence[Array]], shared: bool) -> d
     """The figures of every seed [S, R] that are defined."""
     found: dict[str, list[Array]] = {}
     for place, own in enumerate(arm.seeds):
-        curves = own.drawn(draws[0 if shared else place])
-        for name, figure in FIGURES.items():
-            value = figure(curves)
-            if value is not None:
-                found.setdefault(name, []).append(value)
+        for name, value in own.figures(own.drawn(draws[0 if shared else place])):
+            found.setdefault(name, []).append(value)
     return {name: np.stack(values) for name, values in found.items() if len(values) == len(arm.seeds)}
 
 

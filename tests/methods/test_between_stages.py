@@ -153,6 +153,19 @@ def test_without_items_the_interval_is_over_seeds_and_one_seed_has_none(tmp_path
     assert math.isnan(alone.low) and not alone.over_items
 
 
+def test_a_first_stage_without_a_watch_leaves_out_the_windows_alone(tmp_path: Path) -> None:
+    """Nothing was there to be lost in it, and the second stage measures its end before its own first step."""
+    first, second = watched(tmp_path, 0)
+    assert first is not None and second is not None
+    whole, short = (Between.of(TAUGHT, "higher", [[one, second]]) for one in (first, None))
+    found = named(short.figures(200, 0))
+    assert {name for name, figure in found.items() if math.isnan(figure.value)} == {n for n in FIGURES if "window" in n}
+    assert found["worst_of_earlier"] == named(whole.figures(200, 0))["worst_of_earlier"]
+    assert found["gap_depth"].over_items and found["gap_depth"].low < found["gap_depth"].high
+    three = {**TAUGHT, "two/recall": 3}
+    assert not Between.of(three, "higher", [[first, None, second]]).seeds, "what the second task cost was not seen"
+
+
 def test_what_was_not_watched_has_no_figures(tmp_path: Path) -> None:
     first, second = watched(tmp_path, 0)
     assert first is not None and second is not None
@@ -161,5 +174,7 @@ def test_what_was_not_watched_has_no_figures(tmp_path: Path) -> None:
     for stages in ([first, None], [first, rare], [first, blind]):
         nothing = Between.of(TAUGHT, "higher", [stages])
         assert nothing.figures(10, 0) == [] == nothing.differences(nothing, 10, 0)
+    known_before = Between.of({**TAUGHT, "one/recall": 0}, "higher", [[None, second]])
+    assert not known_before.seeds and not Between.of(TAUGHT, "higher", [[None, blind]]).seeds
     late = Watched(1, {"one/recall": first.curves["one/recall"]}, items=first.items)
     assert named(Between.of(TAUGHT, "higher", [[late, second]]).figures(100, 0))["worst_of_earlier"].over_items
