@@ -123,7 +123,7 @@ def audit_verb(given: argparse.Namespace) -> int:
         return 0
     for score in report.scores:
         print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
-    print(f"Report: {out / 'report.html'}")
+    print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
 
@@ -241,6 +241,8 @@ def new_verb(given: argparse.Namespace) -> int:
 
     for path in write_blanks(given.noun, given.name, Path.cwd()):
         print(f"Wrote {path}.")
+    tests = f"tests/methods/test_{given.name}.py tests/contract -k {given.name}"
+    print(f"Fill the blanks until this is green: pytest {tests}")
     return 0
 
 

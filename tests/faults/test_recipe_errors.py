@@ -505,7 +505,15 @@ def test_python_recipes(project: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("class Loss:\n    pass\n", r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\."),
+        ("def Loss():\n    pass\n", r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\."),
+        (
+            "from palimpsest import Objective\nclass Loss(Objective):\n    pass\n",
+            r"objective\.0: 'mine_\w+:Loss' has no settings; write @dataclass\(frozen=True\) above the class\.",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Loss:\n    pass\n",
+            r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\.",
+        ),
         ("1 / 0\n", r"objective\.0: 'mine_\w+:Loss' failed \(ZeroDivisionError: division by zero\); correct its code"),
         ("x = 1\n", r"objective\.0: 'mine_\w+:Loss' could not be loaded .*; write it as package\.module:Class"),
     ],
