@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "load_model"]
 
+LONGEST_ROW = 1024
+"""Tokens of the longest row where the recipe names no length; a longer row is more often a mistake than meant."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -48,11 +51,12 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
         text = str(error)
         raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
     limit = context_of(model)
-    if limit is not None and spec.max_length > limit:
+    if limit is not None and spec.max_length is not None and spec.max_length > limit:
         raise RecipeError(
             f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
         )
-    adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
+    length = spec.max_length or min(LONGEST_ROW, limit or LONGEST_ROW)
+    adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed)
     if spec.chat or spec.chat_template:
         _try_template(adapter.tokens)
     return Loaded(model.to(device), adapter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,21 @@ def test_a_classifier_s_method_on_a_language_model(project: Any) -> None:
 def test_max_length_beyond_the_model(project: Any) -> None:
     project.recipe["model"]["max_length"] = 5000
     assert "model.max_length: 5000 tokens are more than the 1024 this model can see; lower it." in project.refused()
+
+
+def test_a_model_that_sees_little_needs_no_max_length(project: Any) -> None:
+    """Left out, it is what the model can see, which a longer row is told; and never more than 1024."""
+    folder = Path(project.recipe["model"]["pretrained"])
+    small = project.folder / "small"
+    shutil.copytree(folder, small)
+    config = json.loads((small / "config.json").read_text())
+    project.recipe["model"] = {"pretrained": str(small)}
+    long = {"prompt": "a " * 90, "completion": "b"}
+    for sees, most in ((48, 48), (4096, 1024)):
+        (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": sees}))
+        project.write("forget.jsonl", [{**long, "prompt": "a " * most}])
+        assert f"tokens, but max_length is {most}; shorten the row" in project.refused()
+    assert "max_length" not in (project.folder / "out/recipe.yaml").read_text()
 
 
 def test_a_prompt_that_is_only_asked_and_is_too_long(project: Any) -> None:
