@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from palimpsest.compare import compare
     from palimpsest.kernels.cut_cross_entropy import linear_cross_entropy
     from palimpsest.loop import Result, Training, fit
-    from palimpsest.mask import Mask
+    from palimpsest.mask import Mask, Masked
     from palimpsest.measure import build_report
     from palimpsest.objective import Objective, Term, Total, evaluate, on
     from palimpsest.objectives.cross_entropy import CrossEntropy
@@ -47,7 +47,7 @@ _HOMES = {
     "compare": ("compare",),
     "kernels.cut_cross_entropy": ("linear_cross_entropy",),
     "loop": ("Result", "Training", "fit"),
-    "mask": ("Mask",),
+    "mask": ("Mask", "Masked"),
     "measure": ("build_report",),
     "objective": ("Objective", "Term", "Total", "evaluate", "on"),
     "objectives.cross_entropy": ("CrossEntropy",),
@@ -88,6 +88,7 @@ __all__ = [  # written out, since type checkers read it without running it
     "InvertedHinge",
     "KLToReference",
     "Mask",
+    "Masked",
     "NPO",
     "Objective",
     "OneSidedProjection",

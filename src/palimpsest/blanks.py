@@ -359,7 +359,7 @@ def _check(noun: str, name: str, root: Path) -> None:
     if not (root / "src" / "palimpsest").is_dir():
         raise ValueError(f"{root} is no checkout of Palimpsest (it has no src/palimpsest); run this in one.")
     if noun not in FAMILIES:
-        close = difflib.get_close_matches(noun, FAMILIES, 2, 0.5)
+        close = ["objectives"] if "loss" in noun else difflib.get_close_matches(noun, FAMILIES, 2, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(FAMILIES)}."
         raise ValueError(f"There is no noun {noun!r}; {hint}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):

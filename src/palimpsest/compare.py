@@ -4,40 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
 from palimpsest.report import Report, Run
 from palimpsest.run_folder import read_scores
+from palimpsest.verdict import parse_expectation
+from palimpsest.yaml_text import parse
 
 __all__ = ["compare"]
 
 
 def compare(folders: Sequence[Path]) -> Report:
-    """The ``after`` model of each run folder against the first folder's ``before`` (and its ``retrained``, if any).
+    """The ``after`` model of each run folder against the first folder's ``before`` (and its ``retrained``, if any), and
+    of each further folder against that of the first.
 
-    Raises ``ValueError`` when a folder holds no finished run, and when two runs did not measure the same items.
+    What all their recipes expect alike is judged for each.  Raises ``ValueError`` when a folder holds no finished run,
+    and when two runs did not measure the same items.
     """
     names = _names(folders)
-    first = _measured(folders[0])
+    found = [_measured(folder) for folder in folders]
+    first = found[0]
     measured: dict[str, dict[int, list[Scores]]] = {"before": first["before"]}
     runs = [Run("before", "before", "before")]
     if "retrained" in first:
         measured["retrained"] = first["retrained"]
         runs.append(Run("retrained", "baseline", "retrained"))
-    recipes, environment = [], {}
-    for name, folder in zip(names, folders, strict=True):
-        measured[name] = first["after"] if folder == folders[0] else _measured(folder)["after"]
-        report = Report.load(folder / "report.json")
+    recipes, environment, reports = [], {}, [Report.load(folder / "report.json") for folder in folders]
+    for name, own, report in zip(names, found, reports, strict=True):
+        measured[name] = own["after"]
         cost = next(r for r in report.runs if r.name == "after")
-        runs.append(dataclasses.replace(cost, name=name, kind="variant", label=f"{name}: {cost.label}", companions=()))
+        runs.append(dataclasses.replace(cost, name=name, label=f"{name}: {cost.label}", companions=()))
         recipes.append(f"# {name}\n{report.recipe}")
         environment[name] = json.dumps(report.environment)
     _same_items(measured)
-    recipe_text = "\n".join(recipes)
-    return build_report(" against ".join(names), measured, runs, recipe_text=recipe_text, environment=environment)
+    return build_report(
+        " against ".join(names),
+        measured,
+        runs,
+        expect=_expected_alike(reports, measured.keys()),
+        recipe_text="\n".join(recipes),
+        environment=environment,
+        rows={(item.role, item.id): {"prompt": item.prompt, "completion": item.target} for item in reports[0].items},
+    )
+
+
+def _expected_alike(reports: Sequence[Report], measured: Collection[str]) -> dict[str, Any]:
+    """What all recipes expect in the same words, of runs that are compared here."""
+    first, *others = [(parse(report.recipe) or {}).get("expect", {}) for report in reports]
+    alike = {place: wanted for place, wanted in first.items() if all(o.get(place) == wanted for o in others)}
+    named = {place: parse_expectation(wanted, place).reference for place, wanted in alike.items()}
+    return {place: wanted for place, wanted in alike.items() if not named[place] or named[place] in measured}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -22,6 +22,9 @@ __all__ = ["Check", "Loaded", "load_model", "row_checks"]
 Check = Callable[[Row, str], None]
 """Raises ``ValueError`` for a row, named as in the second argument, that a kind of model cannot read."""
 
+LONGEST_ROW = 1024
+"""Tokens of the longest row where the recipe names no length; a longer row is more often a mistake than meant."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -64,11 +67,12 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
         text = str(error)
         raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
     limit = context_of(model)
-    if limit is not None and spec.max_length > limit:
+    if limit is not None and spec.max_length is not None and spec.max_length > limit:
         raise RecipeError(
             f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
         )
-    adapter = CausalLM(tokenizer, spec.max_length, spec.chat, spec.chat_template, spec.packed)
+    length = spec.max_length or min(LONGEST_ROW, limit or LONGEST_ROW)
+    adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed)
     if spec.chat or spec.chat_template:
         _try_template(adapter.tokens)
     return Loaded(model.to(device), adapter)

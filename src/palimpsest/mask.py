@@ -27,6 +27,7 @@ class Mask:
     """``moves`` maps a parameter's name to a bool tensor of its shape: True may move. Unnamed parameters are frozen.
 
     ``still`` names modules that stay in eval mode, their own buffers as they are; their parameters follow ``moves``.
+    ``fit(..., mask=mask)`` holds to it, and in a loop of your own ``Masked(mask, model)`` does.
     """
 
     moves: Mapping[str, Tensor]
@@ -59,10 +60,15 @@ class Masker(Protocol):
 
 
 class Masked:
-    """A mask at work on a model.
+    """A mask at work on a model, made before the first step.
 
-    ``before_forward`` comes before every forward pass, ``before_step`` once gradients are in place, ``after_step``
-    after the optimizer.
+    masked = Masked(SalUn(fraction=0.5)(model, roles), model)
+    for batch in ...:
+        masked.before_forward()
+        loss(model(batch)).backward()
+        masked.before_step()
+        optimizer.step()
+        masked.after_step(optimizer)
     """
 
     def __init__(self, mask: Mask, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import torch
@@ -48,13 +48,13 @@ def build_report(
 ) -> Report:
     """The report of one recipe.
 
-    Runs are held against the run ``before`` and, where there is one, against ``retrained``, variants against ``after``
-    too; verdicts are about the runs of kind ``after``.  ``expect`` maps ``role/audit`` to an expectation (see
-    ``verdict``), ``rows`` (role, id) to the row an item is shown with.
+    Runs are held against the run ``before`` and, where there is one, against ``retrained``; variants, and further runs
+    of kind ``after``, against the first of that kind too.  Verdicts are about the runs of kind ``after``.  ``expect``
+    maps ``role/audit`` to an expectation (see ``verdict``), ``rows`` (role, id) to the row an item is shown with.
     Raises ``ValueError`` when runs measured different items, or when an expectation cannot be read.
     """
     table, missing = _table(measurements, runs)
-    changes, versus = _comparisons(table, {run.name for run in runs if run.kind == "variant"}, resamples, seed)
+    changes, versus = _comparisons(table, runs, resamples, seed)
     return Report(
         name=name,
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,9 +74,12 @@ def build_report(
 
 
 def _comparisons(
-    table: _Table, variants: Set[str], resamples: int, seed: int
+    table: _Table, runs: Sequence[Run], resamples: int, seed: int
 ) -> tuple[tuple[Change, ...], tuple[Versus, ...]]:
-    """Every run against ``before``, with p adjusted over all of them, and ``retrained``; variants against ``after``."""
+    """Every run against ``before``, with p adjusted over all of them, and ``retrained``; variants and further runs of
+    kind ``after`` against the first one."""
+    first = next((run.name for run in runs if run.kind == "after"), AFTER)
+    rivals = {run.name for run in runs if run.kind in ("after", "variant")} - {first}
     changes, versus = [], []
     for key, by_run in table.items():
         for run, after in by_run.items():
@@ -84,8 +87,8 @@ def _comparisons(
                 changes.append(_change(run, key, by_run[BEFORE], after, resamples, seed))
             if run not in (BEFORE, RETRAINED) and RETRAINED in by_run:
                 versus.append(_versus(run, key, after, by_run[RETRAINED], resamples, seed))
-            if run in variants and AFTER in by_run:
-                versus.append(_against(run, key, AFTER, after, by_run[AFTER], resamples, seed))
+            if run in rivals and first in by_run:
+                versus.append(_against(run, key, first, after, by_run[first], resamples, seed))
     adjusted = statistics.holm([change.p for change in changes])
     return tuple(dataclasses.replace(c, p_holm=p) for c, p in zip(changes, adjusted)), tuple(versus)
 

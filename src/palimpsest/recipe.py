@@ -97,20 +97,24 @@ class Slow:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """``pretrained``: a name of the zoo, a folder, a .gguf file, or a hub id. ``adapter``: the kind of model."""
+    """``pretrained``: a name of the zoo, a folder, a .gguf file, or a hub id. ``adapter``: the kind of model.
+
+    ``max_length`` in tokens, longer rows are refused; left out, it is 1024, or what the model can see where that is
+    less.
+    """
 
     __pydantic_config__ = STRICT
     pretrained: str
     adapter: Literal["causal_lm", "classifier"] = "causal_lm"
     chat: bool = False
     chat_template: str | None = None
-    max_length: int = 1024
+    max_length: int | None = None
     packed: bool = False
     classes: int | None = None
     features: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_length < 2:
+        if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length must be at least 2 tokens, not {short(self.max_length)}")
         if self.classes is not None and self.classes < 1:
             raise ValueError(f"classes must be at least 1, not {short(self.classes)}")

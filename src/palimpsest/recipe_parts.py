@@ -48,7 +48,7 @@ def _term(spec: Mapping[str, Any], place: str, allow_imports: bool) -> Term:
     method = _built({methods[0]: spec[methods[0]]}, "objectives", place, allow_imports)
     try:
         term = on(roles if isinstance(roles, str) else tuple(roles), method)
-    except TypeError:  # a class of the user's that is none
+    except TypeError:  # something of the user's that is none
         raise RecipeError(f"{place}: {short(methods[0])} is no objective; name a subclass of Objective.") from None
     except ValueError as error:  # on more or fewer roles than it looks at
         raise RecipeError(f"{place}.on: {error}") from None
@@ -103,7 +103,10 @@ def _built(spec: Any, family: str, place: str, allow_imports: bool) -> Any:
     if isinstance(name, str) and ":" not in name and not names.names(family):
         raise RecipeError(f"{place}: there is no {short(name)}, since Palimpsest has no {family} yet; leave it out.")
     try:
-        return names.build(spec, family, place=place, allow_imports=allow_imports)
+        made = names.build(spec, family, place=place, allow_imports=allow_imports)
+        if isinstance(made, type):  # a class of the user's, which has no fields that could be given
+            raise ValueError(f"{short(name)} has no settings; write @dataclass(frozen=True) above the class.")
+        return made
     except Exception as error:
         known = isinstance(error, ValueError | LookupError | TypeError | ArithmeticError)
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -97,7 +97,8 @@ class Change:
 class Versus:
     """A run against another one, ``reference``: a difference, a relative difference in percent, or a KS statistic.
 
-    The reference is the run ``retrained``, or, of a variant's difference, the run ``after``.
+    The reference is the run ``retrained``, or, of a variant's difference, the run ``after``; of several runs that are
+    compared, the first.
     """
 
     run: str

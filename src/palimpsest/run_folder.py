@@ -15,7 +15,8 @@ import torch
 
 from palimpsest.audit import Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
-from palimpsest.recipe import Recipe, RecipeError, to_yaml
+from palimpsest.recipe import Recipe, RecipeError, short, to_yaml
+from palimpsest.yaml_text import parse
 
 __all__ = ["add_scores", "claim", "claim_code", "claim_data", "commits_of", "read_scores"]
 
@@ -37,7 +38,10 @@ def claim(out: Path, recipe: Recipe) -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             return
         if _started(out):
-            raise RecipeError(f"{out} holds a run of another recipe; choose another folder with --out, or delete it.")
+            raise RecipeError(
+                f"{out} holds a run of another recipe{_difference(kept, recipe)}; choose another folder with --out, or"
+                " delete it."
+            )
         for name in ("data.json", CODE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
@@ -47,6 +51,33 @@ def claim(out: Path, recipe: Recipe) -> None:
     except OSError as error:
         why = f"{out} could not be written ({error.strerror}); choose another folder with --out."
         raise RecipeError(why if error.strerror else str(error)) from None
+
+
+def _difference(kept: Path, recipe: Recipe) -> str:
+    """Where a kept recipe and this one part first, as a half-sentence; nothing where that cannot be told."""
+    try:
+        found = _parting(parse(kept.read_text(encoding="utf-8")), parse(to_yaml(recipe)), ())
+    except (OSError, ValueError):
+        return ""
+    if found is None:
+        return ""
+    place, there, here = found
+    return f" ({short('.'.join(place), quoted=False)} is {_told(there)} there and {_told(here)} here)"
+
+
+def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
+    """(place, value, value) of the first difference of two trees; None where there is none."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = {str(key): (there.get(key), here.get(key)) for key in {**there, **here}}
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        pairs = {str(i): pair for i, pair in enumerate(zip(there, here, strict=True))}
+    else:
+        return None if there == here else (place, there, here)
+    return next((found for key, (a, b) in pairs.items() if (found := _parting(a, b, (*place, key)))), None)
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else short(value)
 
 
 def claim_data(out: Path, digests: Mapping[str, str]) -> None:

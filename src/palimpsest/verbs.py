@@ -142,7 +142,7 @@ def audit_verb(given: argparse.Namespace) -> int:
         return 0
     for score in report.scores:
         print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
-    print(f"Report: {out / 'report.html'}")
+    print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
 
@@ -185,7 +185,11 @@ def compare_verb(given: argparse.Namespace) -> int:
         raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
     write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
+    for verdict in report.verdicts:
+        print(f"{verdict.verdict.upper():10s} {verdict.run}: {verdict.sentence}")
     _changes(report)
+    for v in (v for v in report.versus if v.reference != "retrained"):
+        print(f"{v.run} minus {v.reference}: {v.role} / {v.audit} {v.value:+.3f}  [{v.low:+.3f}, {v.high:+.3f}]")
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
@@ -260,6 +264,8 @@ def new_verb(given: argparse.Namespace) -> int:
 
     for path in write_blanks(given.noun, given.name, Path.cwd()):
         print(f"Wrote {path}.")
+    tests = f"tests/methods/test_{given.name}.py tests/contract -k {given.name}"
+    print(f"Fill the blanks until this is green: pytest {tests}")
     return 0
 
 

@@ -116,8 +116,22 @@ def test_compare_pairs_by_item_and_refuses_other_items(finished: Path, capsys: p
     other = finished / "c"
     override = ["--set", "objective.0.npo.beta=1.0"]
     assert main(["run", str(finished / "tiny.yaml"), "--out", str(other), *override]) == 0
+    capsys.readouterr()
     assert main(["compare", str(finished / "a"), str(other), "--out", str(finished / "compare")]) == 0
-    assert (finished / "compare/report.html").exists()
+    page = (finished / "compare/report.html").read_text()
+    assert "forget / probability (lower is better)" in page and "2 runs held against 1" in page
+    report = json.loads((finished / "compare/report.json").read_text())
+    assert [(v["run"], v["expect"]) for v in report["verdicts"]] == [("a", "lower"), ("c", "lower")]
+    alone = {name: json.loads((finished / name / "report.json").read_text())["verdicts"] for name in ("a", "c")}
+    assert [v["verdict"] for v in report["verdicts"]] == [alone[name][0]["verdict"] for name in ("a", "c")]
+    (difference,) = [v for v in report["versus"] if (v["run"], v["role"]) == ("c", "forget")]
+    values = {s["run"]: s["value"] for s in report["scores"] if s["role"] == "forget"}
+    assert difference["reference"] == "a" and difference["value"] == pytest.approx(values["c"] - values["a"])
+    assert f"c minus a: forget / probability {difference['value']:+.3f}" in capsys.readouterr().out
+    override = ["--set", "expect.forget/probability={at most: 0.5}"]
+    assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "f"), *override]) == 0
+    assert main(["compare", str(finished / "a"), str(finished / "f"), "--out", str(finished / "compare")]) == 0
+    assert not json.loads((finished / "compare/report.json").read_text())["verdicts"], "each expects something else"
     fewer = ["--set", "roles.forget.facts=1", "--set", "roles.retain.facts=1"]
     assert main(["run", str(finished / "tiny.yaml"), "--out", str(finished / "d"), *fewer]) == 0
     capsys.readouterr()

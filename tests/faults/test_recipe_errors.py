@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -364,6 +365,21 @@ def test_max_length_beyond_the_model(project: Any) -> None:
     assert "model.max_length: 5000 tokens are more than the 1024 this model can see; lower it." in project.refused()
 
 
+def test_a_model_that_sees_little_needs_no_max_length(project: Any) -> None:
+    """Left out, it is what the model can see, which a longer row is told; and never more than 1024."""
+    folder = Path(project.recipe["model"]["pretrained"])
+    small = project.folder / "small"
+    shutil.copytree(folder, small)
+    config = json.loads((small / "config.json").read_text())
+    project.recipe["model"] = {"pretrained": str(small)}
+    long = {"prompt": "a " * 90, "completion": "b"}
+    for sees, most in ((48, 48), (4096, 1024)):
+        (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": sees}))
+        project.write("forget.jsonl", [{**long, "prompt": "a " * most}])
+        assert f"tokens, but max_length is {most}; shorten the row" in project.refused()
+    assert "max_length" not in (project.folder / "out/recipe.yaml").read_text()
+
+
 def test_a_prompt_that_is_only_asked_and_is_too_long(project: Any) -> None:
     """A role that no stage trains on is read when it is audited; what was trained until then is kept."""
     project.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 4}}]
@@ -507,7 +523,15 @@ def test_python_recipes(project: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("class Loss:\n    pass\n", r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\."),
+        ("def Loss():\n    pass\n", r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\."),
+        (
+            "from palimpsest import Objective\nclass Loss(Objective):\n    pass\n",
+            r"objective\.0: 'mine_\w+:Loss' has no settings; write @dataclass\(frozen=True\) above the class\.",
+        ),
+        (
+            "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Loss:\n    pass\n",
+            r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\.",
+        ),
         ("1 / 0\n", r"objective\.0: 'mine_\w+:Loss' failed \(ZeroDivisionError: division by zero\); correct its code"),
         ("x = 1\n", r"objective\.0: 'mine_\w+:Loss' could not be loaded .*; write it as package\.module:Class"),
     ],
