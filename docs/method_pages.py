@@ -20,6 +20,19 @@ from palimpsest.card import MethodCard
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _WIDTH = 96
+_FORMS = {
+    "edits": "edit: {}",
+    "masks": "mask: {}",
+    "interventions": "intervention: {}",
+    "layers": "layers: {}",
+    "selectors": "select: {{role: {}}}",
+    "optim": "train: {{optimizer: {}}}",
+    "schedules": "train: {{schedule: {}}}",
+    "audits": "audits: {{role: [{}]}}",
+    "baselines": "baselines: [{}]",
+    "procedures": "{}",
+}
+"""Family -> the line of a recipe in which its methods stand."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,23 @@ def method_page(entry: MethodCard, papers: dict[str, str]) -> MethodPage:
     fields |= {"Differs": card.differs, "See": card.see}
     parts += [f"**{label}**: {prose(value)}" for label, value in fields.items() if value]
     parts += [f"Part of [{escape(title)}](../../papers/{slug}.md)." for slug, title in papers.items()]
-    recipe = "" if entry.family == "kernels" else f"In a recipe: {span(entry.name)}. "
-    parts.append(f"{recipe}In Python: {span(module.__name__)}.")
+    recipe = in_a_recipe(entry.family, entry.name, module.METHOD)
+    parts.append(f"In a recipe: {span(recipe)}." if recipe else "")
+    parts.append(f"In Python: {span(f'from {module.__name__} import {module.METHOD.__name__}')}.")
     parts += [section for value in public_objects(module) for section in object_sections(value)]
-    return MethodPage(entry.family, entry.name, f"methods/{entry.family}/{entry.name}.md", "\n\n".join(parts) + "\n")
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    return MethodPage(entry.family, entry.name, f"methods/{entry.family}/{entry.name}.md", text)
+
+
+def in_a_recipe(family: str, name: str, method: Any) -> str:
+    """The line of a recipe in which the method stands with its default fields; "" for a kernel and a law.
+
+    A procedure stands in several places, each of its own, so it has its name alone.
+    """
+    if family == "objectives":
+        roles = "weights" if method.unit == "parameter" else "[role, another]" if method.arity == 2 else "role"
+        return f"objective: [{{on: {roles}, {name}: {{}}}}]"
+    return _FORMS.get(family, "").format(name)
 
 
 def public_objects(module: ModuleType) -> list[Any]:

@@ -21,6 +21,9 @@ import pytest
 from palimpsest.card import MethodCard, method_cards, parse_card
 from palimpsest.claim import PaperEntry, load_paper, paper_slugs
 from palimpsest.names import families
+from palimpsest.recipe import Recipe, Stage
+from palimpsest.recipe_parts import compile_objective
+from palimpsest.yaml_text import parse
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -61,6 +64,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from palimpsest.objective import Objective
+
 __all__ = ["Shrink", "shrink"]
 
 
@@ -77,7 +82,7 @@ def shrink(
 
 
 @dataclass(frozen=True)
-class Shrink:
+class Shrink(Objective):
     """Calls ``shrink`` on <each> item."""
 
     count: int
@@ -144,6 +149,26 @@ def site(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[Path, Links]:
     return {page: read(page) for page in sorted(site.rglob("*.html"))}
+
+
+def test_the_line_of_each_page_stands_in_a_recipe(scripts: dict[str, ModuleType]) -> None:
+    """It is taken as it is written, at a key that there is."""
+    for entry in method_cards():
+        method = importlib.import_module(f"palimpsest.{entry.family}.{entry.name}").METHOD
+        line = scripts["method_pages"].in_a_recipe(entry.family, entry.name, method)
+        if entry.family in ("procedures", "laws"):
+            assert line in ("", entry.name)
+            continue
+        found = parse(line)
+        (key,) = found
+        spec = found[key]
+        while entry.name not in spec and spec != entry.name:  # what stands around the name
+            (spec,) = [spec[-1]] if isinstance(spec, list) else spec.values()
+        known = {f.name for f in dataclasses.fields(Recipe)} | {f.name for f in dataclasses.fields(Stage)}
+        assert key in known, line
+        if key == "objective":
+            (term,) = compile_objective(Stage(objective=found[key]), "stages.0").terms
+            assert isinstance(term.objective, method) and len(term.role) == (2 if "another" in line else 1), line
 
 
 def test_every_method_has_a_page_with_its_sentence(site: Path) -> None:
@@ -253,6 +278,8 @@ def test_a_method_page_shows_card_fields_and_functions(scripts: dict[str, Module
     assert "**Differs**: nothing known." in text and "**Code**" not in text
     assert "Part of [A paper](../../papers/npo.md)." in text
     assert "Calls ``shrink`` on &lt;each&gt; item." in text
+    assert "In a recipe: `objective: [{on: role, toy_shrink: {}}]`." in text
+    assert "In Python: `from palimpsest.objectives.toy_shrink import Shrink`." in text
     assert "| `count` | `int` | required |  |" in text
     assert "| `beta` | `float \\| None` | `0.1` | How hard it shrinks, above 0. |" in text
     assert "| `name` | `str` | `'left\\|right'` |  |" in text
