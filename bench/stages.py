@@ -78,7 +78,7 @@ def measure(tasks: int, items: int) -> dict[str, float]:
     import types
 
     from palimpsest.heap import keep_heap
-    from palimpsest.recipe import parse_recipe
+    from palimpsest.recipe_source import parse_recipe
     from palimpsest.run import run
 
     module = types.ModuleType("bench_stages")

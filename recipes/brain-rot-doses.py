@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from palimpsest.recipe import Recipe, parse_recipe
+from palimpsest import Recipe, parse_recipe
 from palimpsest.yaml_text import parse
 
 TREATMENTS = {"popular and short": "engagement", "called junk": "quality", "short prose": "length"}

@@ -11,7 +11,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from palimpsest.recipe import Recipe, RecipeError, parse_recipe
+from palimpsest import Recipe, parse_recipe
+from palimpsest.recipe import RecipeError
 
 
 def recipe() -> Recipe:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from palimpsest.recipe import Recipe, parse_recipe
+from palimpsest import Recipe, parse_recipe
 
 Spec = dict[str, Any]
 

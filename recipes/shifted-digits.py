@@ -10,7 +10,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from palimpsest.recipe import Recipe, parse_recipe
+from palimpsest import Recipe, parse_recipe
 
 
 def recipe() -> Recipe:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from palimpsest.recipe import Recipe, parse_recipe
+from palimpsest import Recipe, parse_recipe
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 DOMAINS: tuple[dict[str, float], ...] = ({}, {"rotate": 90}, {"contrast": -1}, {"rotate": 45, "contrast": 0.4})

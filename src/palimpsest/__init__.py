@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from palimpsest.objectives.npo import NPO
     from palimpsest.objectives.preference import Preference
     from palimpsest.patch import Patch
-    from palimpsest.recipe import Recipe, load_recipe, parse_recipe
+    from palimpsest.recipe import Recipe
+    from palimpsest.recipe_source import load_recipe, parse_recipe
     from palimpsest.reference import AdapterOff, Copy, Frozen, SlowAverage, cache
     from palimpsest.report import Report
     from palimpsest.roles import Answers, Derived, Roles
@@ -58,7 +59,8 @@ _HOMES = {
     "objectives.npo": ("NPO",),
     "objectives.preference": ("Preference",),
     "patch": ("Patch",),
-    "recipe": ("Recipe", "load_recipe", "parse_recipe"),
+    "recipe": ("Recipe",),
+    "recipe_source": ("load_recipe", "parse_recipe"),
     "reference": ("AdapterOff", "Copy", "Frozen", "SlowAverage", "cache"),
     "report": ("Report",),
     "roles": ("Answers", "Derived", "Roles"),

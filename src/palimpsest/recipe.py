@@ -19,7 +19,6 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -33,8 +32,6 @@ __all__ = [
     "Slow",
     "Stage",
     "WatchSpec",
-    "load_recipe",
-    "parse_recipe",
     "plain",
     "to_yaml",
 ]
@@ -218,55 +215,6 @@ class Recipe:
 
 
 STAGE_KEYS = tuple(f.name for f in dataclasses.fields(Stage) if f.name != "name")
-
-
-def load_recipe(
-    path: Path, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
-) -> Recipe:
-    """Reads a recipe from YAML, or from a Python file with ``def recipe() -> Recipe`` when imports are allowed.
-
-    ``audit_only`` drops everything that trains, so that the model is measured as it is. Raises ``RecipeError``.
-    """
-    from palimpsest.recipe_source import read
-
-    return parse_recipe(read(path, allow_imports), overrides, allow_imports=allow_imports, audit_only=audit_only)
-
-
-def parse_recipe(
-    raw: Any, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
-) -> Recipe:
-    """A checked recipe from plain data. Raises ``RecipeError``."""
-    from palimpsest.recipe_check import check
-    from palimpsest.recipe_source import copied, override
-
-    if not isinstance(raw, dict):
-        what = "empty" if raw is None else f"a {type(raw).__name__}"
-        raise RecipeError(f"A recipe is a mapping with the keys {', '.join(keys(Recipe))}; this is {what}.")
-    data = copied(raw)
-    for text in overrides:
-        override(data, text)
-    data = _with_stages(data)
-    if audit_only:
-        trains = ("tasks", "chance", "variants", "baselines", "expect", "seeds")
-        data = {k: v for k, v in data.items() if k not in trains} | {"stages": []}
-    recipe: Recipe = validated(Recipe, data)
-    check(recipe, allow_imports=allow_imports, audit_only=audit_only)
-    return recipe
-
-
-def _with_stages(data: dict[Any, Any]) -> dict[Any, Any]:
-    """A recipe of one stage may write the stage's keys at the top; a variant of one stage may leave out the list."""
-    own = {k: data.pop(k) for k in STAGE_KEYS if k in data}
-    if own:
-        if "stages" in data:
-            raise RecipeError(f"{sorted(own)[0]}: write it inside a stage, since this recipe lists its stages.")
-        data["stages"] = [{"name": "train", **own}]
-    variants = data.get("variants")
-    if isinstance(variants, dict):
-        data["variants"] = {k: v if isinstance(v, list) else [v] for k, v in variants.items()}
-        for label, stages in data["variants"].items():
-            data["variants"][label] = [{"name": str(label), **s} if isinstance(s, dict) else s for s in stages]
-    return data
 
 
 def validated(cls: Any, data: Any, place: str = "") -> Any:

@@ -1,18 +1,64 @@
-"""Where a recipe comes from: a YAML file, a Python file, and the values that ``--set`` replaces."""
+"""Where a recipe comes from: a YAML file, a Python file or plain data, and the values that ``--set`` replaces."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palimpsest.recipe import Recipe, RecipeError, plain, short, suggest
+from palimpsest.recipe import STAGE_KEYS, Recipe, RecipeError, keys, plain, short, suggest, validated
+from palimpsest.recipe_check import check
 from palimpsest.yaml_text import NotYaml, dump, parse
 
-__all__ = ["copied", "override", "read"]
+__all__ = ["load_recipe", "parse_recipe"]
 
 MOST_VALUES = 100_000
 """A recipe with more values than this is a mistake, or an alias that multiplies itself."""
+
+
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
+) -> Recipe:
+    """Reads a recipe from YAML, or from a Python file with ``def recipe() -> Recipe`` when imports are allowed.
+
+    ``audit_only`` drops everything that trains, so that the model is measured as it is. Raises ``RecipeError``.
+    """
+    return parse_recipe(read(path, allow_imports), overrides, allow_imports=allow_imports, audit_only=audit_only)
+
+
+def parse_recipe(
+    raw: Any, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
+) -> Recipe:
+    """A checked recipe from plain data. Raises ``RecipeError``."""
+    if not isinstance(raw, dict):
+        what = "empty" if raw is None else f"a {type(raw).__name__}"
+        raise RecipeError(f"A recipe is a mapping with the keys {', '.join(keys(Recipe))}; this is {what}.")
+    data = copied(raw)
+    for text in overrides:
+        override(data, text)
+    data = _with_stages(data)
+    if audit_only:
+        trains = ("tasks", "chance", "variants", "baselines", "expect", "seeds")
+        data = {k: v for k, v in data.items() if k not in trains} | {"stages": []}
+    recipe: Recipe = validated(Recipe, data)
+    check(recipe, allow_imports=allow_imports, audit_only=audit_only)
+    return recipe
+
+
+def _with_stages(data: dict[Any, Any]) -> dict[Any, Any]:
+    """A recipe of one stage may write the stage's keys at the top; a variant of one stage may leave out the list."""
+    own = {k: data.pop(k) for k in STAGE_KEYS if k in data}
+    if own:
+        if "stages" in data:
+            raise RecipeError(f"{sorted(own)[0]}: write it inside a stage, since this recipe lists its stages.")
+        data["stages"] = [{"name": "train", **own}]
+    variants = data.get("variants")
+    if isinstance(variants, dict):
+        data["variants"] = {k: v if isinstance(v, list) else [v] for k, v in variants.items()}
+        for label, stages in data["variants"].items():
+            data["variants"][label] = [{"name": str(label), **s} if isinstance(s, dict) else s for s in stages]
+    return data
 
 
 def read(path: Path, allow_imports: bool = False) -> Any:

@@ -21,12 +21,15 @@ from palimpsest.yaml_text import parse
 __all__ = ["add_scores", "claim", "claim_code", "claim_data", "commits_of", "read_scores"]
 
 CODE = "code.json"
+JUDGE = ("title", "expect")
+"""Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
 
 
 def claim(out: Path, recipe: Recipe) -> None:
     """Makes the folder this recipe's, or refuses one that is somebody else's.
 
-    A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.
+    A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.  A recipe that differs
+    in its title or in what it expects gets a new report of the same run.
     """
     own = to_yaml(recipe)
     kept = out / "recipe.yaml"
@@ -37,12 +40,12 @@ def claim(out: Path, recipe: Recipe) -> None:
             for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
                 shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             return
-        if _started(out):
+        difference = _difference(kept, recipe)
+        if _started(out) and difference is not None:
             raise RecipeError(
-                f"{out} holds a run of another recipe{_difference(kept, recipe)}; choose another folder with --out, or"
-                " delete it."
+                f"{out} holds a run of another recipe{difference}; choose another folder with --out, or delete it."
             )
-        for name in ("data.json", CODE):
+        for name in ("report.json", "report.html") if _started(out) else ("data.json", CODE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -53,14 +56,18 @@ def claim(out: Path, recipe: Recipe) -> None:
         raise RecipeError(why if error.strerror else str(error)) from None
 
 
-def _difference(kept: Path, recipe: Recipe) -> str:
-    """Where a kept recipe and this one part first, as a half-sentence; nothing where that cannot be told."""
+def _difference(kept: Path, recipe: Recipe) -> str | None:
+    """Where a kept recipe and this one part first, as a half-sentence; empty where that cannot be told.
+
+    None where they train and measure the same.
+    """
     try:
-        found = _parting(parse(kept.read_text(encoding="utf-8")), parse(to_yaml(recipe)), ())
-    except (OSError, ValueError):
+        trees = [parse(text) for text in (kept.read_text(encoding="utf-8"), to_yaml(recipe))]
+        found = _parting(*({k: v for k, v in tree.items() if k not in JUDGE} for tree in trees), ())
+    except (OSError, ValueError, AttributeError):
         return ""
     if found is None:
-        return ""
+        return None
     place, there, here = found
     return f" ({short('.'.join(place), quoted=False)} is {_told(there)} there and {_told(here)} here)"
 

@@ -99,7 +99,7 @@ def _quiet_libraries() -> None:
 
 def _recipe(given: argparse.Namespace, *, audit_only: bool = False) -> Recipe:
     """The recipe that is given; classes of the user's own may stand in a module beside it."""
-    from palimpsest.recipe import load_recipe
+    from palimpsest.recipe_source import load_recipe
 
     _quiet_libraries()
     beside = str(given.recipe.resolve().parent)

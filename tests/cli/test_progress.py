@@ -15,7 +15,7 @@ from palimpsest.adapters.classifier import Classifier, ClassifierSubject
 from palimpsest.audit import Row, Telling
 from palimpsest.audits.relearning import relearned
 from palimpsest.loop import Training
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.sharded_subject import Sharded
 from palimpsest.zoo.models import tiny_llama
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from palimpsest.loop import Training
-from palimpsest.recipe import Lora, ModelSpec, Recipe, Stage, WatchSpec, parse_recipe
+from palimpsest.recipe import Lora, ModelSpec, Recipe, Stage, WatchSpec
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import KEYS
 from palimpsest.yaml_text import parse
 from palimpsest.zoo import DATASETS

@@ -27,7 +27,7 @@ import palimpsest.page  # noqa: F401
 from palimpsest.audit import Trainable
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.loop import Progress
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import Quiet, run
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from palimpsest.loop import Interrupted, Progress
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import Quiet, run
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from palimpsest import names
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.rehearsal import rehearse
 
 RUN = importlib.import_module("palimpsest.run")  # the package's ``run`` is the function

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palimpsest.data import load_rows
-from palimpsest.recipe import Recipe, RecipeError, parse_recipe
+from palimpsest.recipe import Recipe, RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import load_roles
 from palimpsest.yaml_text import NotYaml, dump, parse
 

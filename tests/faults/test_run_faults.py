@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest import checkpoint, run_folder
+from palimpsest import Report, checkpoint, run_folder
 from palimpsest.yaml_text import dump
 
 SCRIPT = Path(__file__).with_name("lives.py")
@@ -122,6 +122,19 @@ def test_a_finished_run_is_not_run_again(digits: Any, monkeypatch: pytest.Monkey
     assert digits.run()[0] == 0 and (out / "report.html").read_bytes() == before[out / "report.html"][0]
 
 
+def test_another_expectation_is_judged_without_running_again(digits: Any) -> None:
+    assert digits.run()[0] == 0
+    out = digits.folder / "out"
+    first, items = Report.load(out / "report.json"), (out / "seed-0/after/scores.jsonl").read_bytes()
+    digits.recipe |= {"title": "Another", "expect": {"forget/accuracy": {"at most": -1.0}}}
+    status, err = digits.run()
+    assert status == 0 and "step" not in err
+    again = Report.load(out / "report.json")
+    assert again.name == "Another" != first.name and "Another" in (out / "report.html").read_text(encoding="utf-8")
+    assert [v.verdict for v in again.verdicts] != [v.verdict for v in first.verdicts]
+    assert again.scores == first.scores and (out / "seed-0/after/scores.jsonl").read_bytes() == items
+
+
 def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     assert digits.run()[0] == 0
     kept = (digits.folder / "out" / "report.json").read_bytes()
@@ -133,9 +146,9 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
     assert f"(stages.0.train.lr is {rate} there and {rate / 2} here){remedy}" in digits.refused()
     digits.recipe["stages"][0]["train"]["lr"] = rate
-    digits.recipe["title"] = "Another"
-    assert f"(title is not given there and 'Another' here){remedy}" in digits.refused()
-    del digits.recipe["title"]
+    digits.recipe["audits"]["forget"].remove("accuracy")
+    assert f"(audits.forget is " in digits.refused()
+    digits.recipe["audits"]["forget"].insert(0, "accuracy")
     digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
     assert "roles.forget: its rows have changed since the run in" in digits.refused()
     assert (digits.folder / "out" / "report.json").read_bytes() == kept

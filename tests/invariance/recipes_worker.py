@@ -16,7 +16,8 @@ import torch
 
 import palimpsest.hf
 from palimpsest.processes import joined
-from palimpsest.recipe import RecipeError, load_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import load_recipe
 from palimpsest.run import run
 
 assert palimpsest.hf  # imported here for both processes

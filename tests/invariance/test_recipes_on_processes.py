@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import run
 from palimpsest.yaml_text import dump
 from palimpsest.zoo.models import tiny_llama

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from palimpsest.adapters.classifier import Classifier
-from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.roles import Roles
 from palimpsest.selectors.class_batches import ClassBatches, classes_of_batches, most_batches
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.plans import model_folder
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 
 TEACH = {
     "name": "teach",

@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from palimpsest import Training, fit
-from palimpsest.recipe import load_recipe, parse_recipe
+from palimpsest.recipe_source import load_recipe, parse_recipe
 from palimpsest.yaml_text import parse
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from palimpsest.loop import Interrupted, Progress, Training, fit
 from palimpsest.low_rank import ADAPTER, AVERAGE, attach, merge, without_adapter
 from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
-from palimpsest.recipe import Lora, Recipe, RecipeError, parse_recipe, to_yaml
+from palimpsest.recipe import Lora, Recipe, RecipeError, to_yaml
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.reference import SlowAverage
 from palimpsest.role_data import load_roles
 from palimpsest.roles import Roles

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import run
 
 DIGITS: dict[str, Any] = {

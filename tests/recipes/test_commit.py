@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.report import Report
 
 RUN = importlib.import_module("palimpsest.run")  # the package's ``run`` is the function

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palimpsest.checkpoint import read_tensors
-from palimpsest.recipe import load_recipe
+from palimpsest.recipe_source import load_recipe
 from palimpsest.report import Report
 from palimpsest.run import run
 

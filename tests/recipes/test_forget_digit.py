@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest import zoo
-from palimpsest.recipe import load_recipe
+from palimpsest.recipe_source import load_recipe
 from palimpsest.report import Report
 from palimpsest.run import run
 

@@ -13,7 +13,8 @@ from torch import nn
 from palimpsest.checkpoint import read_tensors
 from palimpsest.loaded import load_model
 from palimpsest.loop import Interrupted, Progress
-from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import load_roles
 from palimpsest.roles import Roles
 from palimpsest.run import run

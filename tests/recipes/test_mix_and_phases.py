@@ -11,7 +11,8 @@ import torch
 from palimpsest import loop
 from palimpsest.baselines.retrain import Retrain
 from palimpsest.loop import Interrupted, Progress, Training
-from palimpsest.recipe import Recipe, RecipeError, parse_recipe
+from palimpsest.recipe import Recipe, RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import Quiet, run
 from palimpsest.schedules.cosine import Cosine

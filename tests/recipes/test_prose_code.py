@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import Recipe, RecipeError, load_recipe
+from palimpsest.recipe import Recipe, RecipeError
+from palimpsest.recipe_source import load_recipe
 from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import run
 

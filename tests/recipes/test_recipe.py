@@ -16,8 +16,9 @@ from palimpsest.loop import Training, steps_of
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.npo import NPO
 from palimpsest.plans import plans
-from palimpsest.recipe import Lora, Recipe, RecipeError, Stage, load_recipe, parse_recipe, plain, to_yaml
+from palimpsest.recipe import Lora, Recipe, RecipeError, Stage, plain, to_yaml
 from palimpsest.recipe_parts import compile_baselines, compile_objective, compile_training
+from palimpsest.recipe_source import load_recipe, parse_recipe
 from palimpsest.report import Report
 from palimpsest.role_data import fingerprints, load_roles, training_roles
 from palimpsest.roles import Roles

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import run
 
 TRAIN = {"steps": 4, "batch": 16, "lr": 3e-3}

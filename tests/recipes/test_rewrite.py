@@ -11,7 +11,8 @@ import pytest
 from palimpsest.audit import Row
 from palimpsest.baselines.retrain import Retrain
 from palimpsest.procedures.answer_styles import AnswerStyles
-from palimpsest.recipe import RecipeError, parse_recipe, to_yaml
+from palimpsest.recipe import RecipeError, to_yaml
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import run
 from palimpsest.yaml_text import parse

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from palimpsest.recipe import RecipeError, Slow, parse_recipe, plain, to_yaml
+from palimpsest.recipe import RecipeError, Slow, plain, to_yaml
 from palimpsest.recipe_parts import compile_reference
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import run
 from palimpsest.yaml_text import parse
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from palimpsest import names
-from palimpsest.recipe import Recipe, load_recipe
+from palimpsest.recipe import Recipe
+from palimpsest.recipe_source import load_recipe
 from palimpsest.role_data import load_roles, refuse_shared_rows
 from palimpsest.run import run
 

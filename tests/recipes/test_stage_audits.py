@@ -14,7 +14,7 @@ import pytest
 from palimpsest.audit import Scores, Trainable
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.audits.probability import Probability
-from palimpsest.recipe import parse_recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import run
 from palimpsest.run_folder import read_scores
 

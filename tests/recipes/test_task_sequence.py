@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from palimpsest.recipe import Recipe, parse_recipe
+from palimpsest.recipe import Recipe
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.role_data import load_roles
 from palimpsest.run import run
 

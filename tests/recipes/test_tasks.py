@@ -10,7 +10,8 @@ import pytest
 from palimpsest.continual import StageMatrix, backward_transfer
 from palimpsest.page import render
 from palimpsest.plans import plans
-from palimpsest.recipe import RecipeError, parse_recipe
+from palimpsest.recipe import RecipeError
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import Quiet, run
 from palimpsest.run_folder import read_scores
 

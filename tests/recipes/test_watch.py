@@ -11,7 +11,8 @@ import pytest
 
 from palimpsest.curves import StepCurves, worst_of_earlier
 from palimpsest.page import render
-from palimpsest.recipe import RecipeError, parse_recipe, plain
+from palimpsest.recipe import RecipeError, plain
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.report import Report
 from palimpsest.run import run
 
