@@ -2,23 +2,33 @@
 
 What is trained on is looked at row by row.  Every audit is called once with a subject that answers nothing: it reads
 the columns it needs, asks its first question, and is stopped there.  What the tokenizer decides (a row that is too
-long, a prompt that leaves no room) is found later, when it is there.
+long, a prompt that leaves no room) is found by doing so again when it is there, before anything is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, Protocol, runtime_checkable
 
 from palimpsest.audit import Row, Unmeasurable
-from palimpsest.loaded import Check, row_checks
+from palimpsest.loaded import Check, Loaded, row_checks
 from palimpsest.recipe import Recipe, RecipeError, Spec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
 
-__all__ = ["rehearse"]
+__all__ = ["ChecksPrompts", "rehearse", "rehearse_loaded"]
+
+
+@runtime_checkable
+class ChecksPrompts(Protocol):
+    """A subject that can say whether an answer would fit behind a prompt."""
+
+    def check_prompt(self, row: Row, place: str, max_new_tokens: int) -> object:
+        """Raises ``ValueError`` where so many new tokens would not fit."""
+        ...
 
 
 def rehearse(
@@ -36,7 +46,19 @@ def rehearse(
             _try_training(role, rows, answers, scored)
         except ValueError as error:
             raise RecipeError(f"roles.{role}: {error}") from None
-    subject = _Silent(scored, prompted)
+    _try_all_audits(recipe, rows, _Silent(scored, lambda row, place, _: prompted(row, place)), allow_imports)
+
+
+def rehearse_loaded(
+    recipe: Recipe, rows: Mapping[str, Sequence[Row]], loaded: Loaded, *, allow_imports: bool = False
+) -> None:
+    """The same of what the audits read, with the tokenizer and the length of what the model can see."""
+    scored, subject = loaded.adapter.encode, loaded.adapter.subject(loaded.model)
+    prompted = subject.check_prompt if isinstance(subject, ChecksPrompts) else lambda row, place, _: scored(row, place)
+    _try_all_audits(recipe, rows, _Silent(scored, prompted), allow_imports)
+
+
+def _try_all_audits(recipe: Recipe, rows: Mapping[str, Sequence[Row]], subject: _Silent, allow_imports: bool) -> None:
     audits = {"audits": recipe.audits}
     stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
     stages |= {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
@@ -83,10 +105,10 @@ class _Asked(Exception):
 class _Silent:
     """A subject that looks at the rows of a question and does not answer it."""
 
-    scored: Check
-    prompted: Check
+    scored: Callable[[Row, str], object]
+    prompted: Callable[[Row, str, int], object]
 
-    def _stop(self, rows: Sequence[Row], check: Check) -> NoReturn:
+    def _stop(self, rows: Sequence[Row], check: Callable[[Row, str], object]) -> NoReturn:
         for number, row in enumerate(rows, 1):
             try:
                 check(row, f"row {number}")
@@ -112,13 +134,16 @@ class _Silent:
 
     def generate(self, rows: Sequence[Row], max_new_tokens: int) -> NoReturn:
         """Needs prompts."""
-        self._stop(rows, self.prompted)
+        self._stop(rows, partial(self._prompted, max_new_tokens))
 
     def sample(
         self, rows: Sequence[Row], max_new_tokens: int, *, count: int, seeds: Sequence[int], temperature: float = 1.0
     ) -> NoReturn:
         """Needs prompts."""
-        self._stop(rows, self.prompted)
+        self._stop(rows, partial(self._prompted, max_new_tokens))
+
+    def _prompted(self, max_new_tokens: int, row: Row, place: str) -> None:
+        self.prompted(row, place, max_new_tokens)
 
     def truncate(self, texts: Sequence[str], tokens: int) -> NoReturn:
         """Only a tokenizer can."""

@@ -39,7 +39,7 @@ from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
-from palimpsest.rehearsal import rehearse
+from palimpsest.rehearsal import rehearse, rehearse_loaded
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
@@ -202,6 +202,8 @@ class _Work:
         )
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
+        if seed == self.recipe.seeds[0]:
+            rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
         starts = {"pretrained": _Start(_weights(loaded.model))}
         for plan in self.plans:
             start = starts[plan.start]

@@ -62,14 +62,17 @@ def _difference(kept: Path, recipe: Recipe) -> str | None:
     None where they train and measure the same.
     """
     try:
-        trees = [parse(text) for text in (kept.read_text(encoding="utf-8"), to_yaml(recipe))]
-        found = _parting(*({k: v for k, v in tree.items() if k not in JUDGE} for tree in trees), ())
+        there, here = (
+            {key: value for key, value in parse(text).items() if key not in JUDGE}
+            for text in (kept.read_text(encoding="utf-8"), to_yaml(recipe))
+        )
+        found = _parting(there, here, ())
     except (OSError, ValueError, AttributeError):
         return ""
     if found is None:
         return None
-    place, there, here = found
-    return f" ({short('.'.join(place), quoted=False)} is {_told(there)} there and {_told(here)} here)"
+    place, then, now = found
+    return f" ({short('.'.join(place), quoted=False)} is {_told(then)} there and {_told(now)} here)"
 
 
 def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:

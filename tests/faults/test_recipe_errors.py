@@ -380,16 +380,32 @@ def test_a_model_that_sees_little_needs_no_max_length(project: Any) -> None:
     assert "max_length" not in (project.folder / "out/recipe.yaml").read_text()
 
 
-def test_a_prompt_that_is_only_asked_and_is_too_long(project: Any) -> None:
-    """A role that no stage trains on is read when it is audited; what was trained until then is kept."""
-    project.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 4}}]
-    project.write("holdout.jsonl", [{"id": "h", "prompt": "a " * 90, "completion": "b"}])
-    assert re.search(r"audits\.holdout\.rouge: row 0 has \d+ tokens, but max_length is 64;", project.refused())
+@pytest.fixture
+def untrained(project: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A project whose recipe must be refused before its first stage."""
+    monkeypatch.setattr(sys.modules["palimpsest.run"], "run_stage", lambda *_, **__: pytest.fail("a stage was run"))
+    return project
 
 
-def test_an_answer_that_does_not_fit_behind_its_prompt(project: Any) -> None:
-    project.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 1020}}]
-    said = project.refused()
+@pytest.mark.parametrize("audit", [{"rouge": {"max_new_tokens": 4}}, "probability"])
+def test_a_row_that_is_only_asked_and_is_too_long(untrained: Any, audit: Any) -> None:
+    """A role that no stage trains on is read before the first one, so that nothing is trained in vain."""
+    untrained.recipe["audits"]["holdout"] = [audit]
+    untrained.write("holdout.jsonl", [{"id": "h", "prompt": "a " * 90, "completion": "b"}])
+    assert re.search(r"audits\.holdout\.\w+: row 1 has \d+ tokens, but max_length is 64;", untrained.refused())
+
+
+def test_a_class_that_is_only_asked_about(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["palimpsest.run"], "run_stage", lambda *_, **__: pytest.fail("a stage was run"))
+    digits.write("others.jsonl", [{"inputs": [0.5] * 64, "label": 10}])
+    digits.recipe["roles"]["others"] = "others.jsonl"
+    digits.recipe["audits"]["others"] = ["accuracy"]
+    assert "audits.others.accuracy: row 1: the label 10 lies outside 0..9;" in digits.refused()
+
+
+def test_an_answer_that_does_not_fit_behind_its_prompt(untrained: Any) -> None:
+    untrained.recipe["audits"]["holdout"] = [{"rouge": {"max_new_tokens": 1020}}]
+    said = untrained.refused()
     assert re.search(
         r"audits\.holdout\.rouge: row \d has a prompt of \d+ tokens, and 1020 new ones are more than the 1024 this"
         r" model can see; lower max_new_tokens or shorten the row\.",
@@ -502,7 +518,7 @@ def test_python_recipes(project: Any) -> None:
         assert len(lines) == (status != 0) and "Traceback" not in err, err
         return str(lines[0]) if lines else "went well"
 
-    good = f"from palimpsest.recipe import parse_recipe\ndef recipe():\n    return parse_recipe({project.recipe!r})\n"
+    good = f"from palimpsest import parse_recipe\ndef recipe():\n    return parse_recipe({project.recipe!r})\n"
     assert "made.py is Python, which runs only with --allow-imports; add that flag if you trust it." in said(good)
     allow = "--allow-imports"
     assert "made.py defines no recipe(); write def recipe() -> Recipe." in said("x = 1\n", allow)

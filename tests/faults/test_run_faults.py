@@ -147,7 +147,7 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     assert f"(stages.0.train.lr is {rate} there and {rate / 2} here){remedy}" in digits.refused()
     digits.recipe["stages"][0]["train"]["lr"] = rate
     digits.recipe["audits"]["forget"].remove("accuracy")
-    assert f"(audits.forget is " in digits.refused()
+    assert "(audits.forget is " in digits.refused()
     digits.recipe["audits"]["forget"].insert(0, "accuracy")
     digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
     assert "roles.forget: its rows have changed since the run in" in digits.refused()

@@ -174,15 +174,17 @@ class CausalLMSubject:
 
     def _prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
         """Every row's prompt as tokens; refused where an answer of full length would not fit behind it."""
-        prompts = [self.adapter.prompt(row, f"row {i}") for i, row in enumerate(rows)]
-        limit = context_of(self.model)
-        for i, prompt in enumerate(prompts):
-            if limit is not None and len(prompt) + max_new_tokens > limit:
-                raise ValueError(
-                    f"row {i} has a prompt of {len(prompt)} tokens, and {max_new_tokens} new ones are more than the "
-                    f"{limit} this model can see; lower max_new_tokens or shorten the row."
-                )
-        return prompts
+        return [self.check_prompt(row, f"row {i}", max_new_tokens) for i, row in enumerate(rows)]
+
+    def check_prompt(self, row: Row, place: str, max_new_tokens: int) -> list[int]:
+        """The tokens of a row's prompt. Raises ``ValueError`` where so many new ones would not fit behind them."""
+        prompt, limit = self.adapter.prompt(row, place), context_of(self.model)
+        if limit is not None and len(prompt) + max_new_tokens > limit:
+            raise ValueError(
+                f"{place} has a prompt of {len(prompt)} tokens, and {max_new_tokens} new ones are more than the "
+                f"{limit} this model can see; lower max_new_tokens or shorten the row."
+            )
+        return prompt
 
     def truncate(self, texts: Sequence[str], tokens: int) -> list[str]:
         """The first ``tokens`` tokens of each text, as text."""
