@@ -280,7 +280,7 @@ def _doubt(commit: str) -> str:
         return "The run does not say which commit it was made with."
     if "-dirty" in commit:
         return "The run was made with changes that no commit holds; commit them and run it again."
-    return "The run was stopped and went on with other code." if "," in commit else ""
+    return "The run went on with other code than it began with." if "," in commit else ""
 
 
 def keep(file: Path) -> Path:

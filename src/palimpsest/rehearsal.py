@@ -63,8 +63,9 @@ def _try_all_audits(recipe: Recipe, rows: Mapping[str, Sequence[Row]], subject: 
     stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
     stages |= {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
     audits |= {f"{place}.watch.audits": stage.watch.audits for place, stage in stages.items() if stage.watch}
+    tried: set[tuple[str, str]] = set()  # stages mostly watch the same, and to read a role's rows takes its time
     for place, own in audits.items():
-        _try_audits(own, place, subject, rows, allow_imports)
+        _try_audits(own, place, subject, rows, allow_imports, tried)
 
 
 def _try_training(
@@ -86,9 +87,14 @@ def _try_audits(
     subject: _Silent,
     rows: Mapping[str, Sequence[Row]],
     allow_imports: bool,
+    tried: set[tuple[str, str]],
 ) -> None:
+    """Every audit of every role that is not among ``tried``, as (role, audit), and then is."""
     for role, own in compile_audits_of(audits, place, allow_imports=allow_imports).items():
-        for name, audit in zip(audit_names(audits[role]), own, strict=True):
+        for name, spec, audit in zip(audit_names(audits[role]), audits[role], own, strict=True):
+            if (role, repr(spec)) in tried:
+                continue
+            tried.add((role, repr(spec)))
             try:
                 audit(subject, rows, role)
             except Unmeasurable as error:

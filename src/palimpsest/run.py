@@ -114,7 +114,7 @@ def run(
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
     agreed(lambda: claim_data(out, fingerprints(rows, answers)))
-    report = agreed(lambda: Report.load(out / "report.json") if (out / "report.json").exists() else None)
+    report = agreed(partial(_finished, out, recipe))
     if report is not None:
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
@@ -127,6 +127,13 @@ def run(
         report = agreed(work.report)
     agreed(partial(_show, report, out))
     return report
+
+
+def _finished(out: Path, recipe: Recipe) -> Report | None:
+    """The report of the finished run; None where there is none, or one with another title or other expectations."""
+    file = out / "report.json"
+    report = Report.load(file) if file.exists() else None
+    return report if report is not None and report.recipe == to_yaml(recipe) else None
 
 
 def _show(report: Report, out: Path) -> None:
@@ -319,6 +326,7 @@ class _Work:
             warnings=cautions(self.recipe, allow_imports=self.allow_imports),
             matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, chance=self.recipe.chance),
         )
+        (self.out / "report.html").unlink(missing_ok=True)  # the page of an earlier report, judged otherwise
         write_text(self.out / "report.json", report.to_json() + "\n")
         return report
 

@@ -23,13 +23,15 @@ __all__ = ["add_scores", "claim", "claim_code", "claim_data", "commits_of", "rea
 CODE = "code.json"
 JUDGE = ("title", "expect")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
+_MISSING = object()
+"""In place of a key that is not there: ``clip: null`` trains otherwise than no ``clip``, which means its default."""
 
 
 def claim(out: Path, recipe: Recipe) -> None:
     """Makes the folder this recipe's, or refuses one that is somebody else's.
 
     A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.  A recipe that differs
-    in its title or in what it expects gets a new report of the same run.
+    in its title or in what it expects is one of the same run, whose report ``run`` then makes anew.
     """
     own = to_yaml(recipe)
     kept = out / "recipe.yaml"
@@ -45,7 +47,7 @@ def claim(out: Path, recipe: Recipe) -> None:
             raise RecipeError(
                 f"{out} holds a run of another recipe{difference}; choose another folder with --out, or delete it."
             )
-        for name in ("report.json", "report.html") if _started(out) else ("data.json", CODE):
+        for name in () if _started(out) else ("data.json", CODE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -78,7 +80,7 @@ def _difference(kept: Path, recipe: Recipe) -> str | None:
 def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
     """(place, value, value) of the first difference of two trees; None where there is none."""
     if isinstance(there, dict) and isinstance(here, dict):
-        pairs = {str(key): (there.get(key), here.get(key)) for key in {**there, **here}}
+        pairs = {str(key): (there.get(key, _MISSING), here.get(key, _MISSING)) for key in {**there, **here}}
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         pairs = {str(i): pair for i, pair in enumerate(zip(there, here, strict=True))}
     else:
@@ -87,7 +89,7 @@ def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, 
 
 
 def _told(value: Any) -> str:
-    return "not given" if value is None else short(value)
+    return "not given" if value is _MISSING else "null" if value is None else short(value)
 
 
 def claim_data(out: Path, digests: Mapping[str, str]) -> None:

@@ -86,7 +86,7 @@ class Step:
             self.objective = Total((self.objective,))
         self.groups = self.combine.groups(self.objective)
         self.processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self._place = (0, 0)  # the step's number and the micro-batch's in it
+        self._place = (-1, 0)  # the step's number and the micro-batch's in it
         self.wrap(self.model)
         self._check_layers()
         still = frozenset() if self.mask is None else self.mask.still
@@ -179,9 +179,9 @@ class Step:
         named = ((method, self.states.get(name)) for name, method in self.objective.methods.items())
         return {m: {k: v.detach().clone() for k, v in s.state_dict().items()} for m, s in named if s is not None}
 
-    def count(self, batches: Sequence[RoleBatch], number: int = 0) -> Counts:
-        """Items of the window of the step with that number (0 the first), summed over all processes."""
-        self._place = (number, 0)
+    def count(self, batches: Sequence[RoleBatch], number: int | None = None) -> Counts:
+        """Items of the window of the step with that number (0 the first; left out, the next), over all processes."""
+        self._place = (self._place[0] + 1 if number is None else number, 0)
         self._refuse_batch_statistics(len(batches))
         coupled = next((t.name for t in self.objective.terms if t.objective.couples), None)
         if coupled is not None and len(batches) > 1:

@@ -80,7 +80,7 @@ def test_the_figures_of_a_peer_stand_on_the_page_of_its_study(tmp_path: Path) ->
     [
         ("abc", "abc", ""),
         ("abc-dirty", "abc-dirty", "The run was made with changes that no commit holds; commit them and run it again."),
-        ("abc, def", "abc, def", "The run was stopped and went on with other code."),
+        ("abc, def", "abc, def", "The run went on with other code than it began with."),
         (None, "unknown (kept at now)", "The run does not say which commit it was made with."),
     ],
 )

@@ -117,3 +117,17 @@ def test_good_rows_pass(project: Any) -> None:
     recipe = parse_recipe(project.recipe)
     rows = {"forget": [{"prompt": "a", "completion": "b"}], "holdout": [{"text": "c d"}]}
     rehearse(recipe, rows, {}, ("forget",))
+
+
+def test_what_several_stages_watch_is_read_once(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizing thousands of rows takes seconds, and a study watches the same ones in dozens of stages."""
+    read: list[str] = []
+    place = "palimpsest.audits.probability.Probability.__call__"
+    monkeypatch.setattr(place, lambda _self, _subject, _rows, role: read.append(role))
+    watched = {"one": "probability", "two": "probability", "three": {"probability": {"relative": True}}}
+    project.recipe["stages"] = [
+        {**project.recipe["stages"][0], "name": name, "watch": {"every": 1, "audits": {"holdout": [audit]}}}
+        for name, audit in watched.items()
+    ]
+    rehearse(parse_recipe(project.recipe), {}, {}, ())
+    assert read == ["forget", "holdout", "holdout"]

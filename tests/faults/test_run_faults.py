@@ -135,6 +135,16 @@ def test_another_expectation_is_judged_without_running_again(digits: Any) -> Non
     assert again.scores == first.scores and (out / "seed-0/after/scores.jsonl").read_bytes() == items
 
 
+def test_a_report_stays_where_its_run_cannot_be_judged_anew(digits: Any) -> None:
+    """The data have changed as well: what was found with the old ones is not thrown away for that."""
+    assert digits.run()[0] == 0
+    kept = (digits.folder / "out" / "report.json").read_bytes()
+    digits.recipe |= {"expect": {"forget/accuracy": {"at most": -1.0}}}
+    digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
+    assert "roles.forget: its rows have changed since the run in" in digits.refused()
+    assert (digits.folder / "out" / "report.json").read_bytes() == kept
+
+
 def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     assert digits.run()[0] == 0
     kept = (digits.folder / "out" / "report.json").read_bytes()
@@ -145,7 +155,9 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
     assert f"(stages.0.train.lr is {rate} there and {rate / 2} here){remedy}" in digits.refused()
-    digits.recipe["stages"][0]["train"]["lr"] = rate
+    digits.recipe["stages"][0]["train"] |= {"lr": rate, "clip": None}  # no clipping is not the default of clipping
+    assert f"(stages.0.train.clip is not given there and null here){remedy}" in digits.refused()
+    del digits.recipe["stages"][0]["train"]["clip"]
     digits.recipe["audits"]["forget"].remove("accuracy")
     assert "(audits.forget is " in digits.refused()
     digits.recipe["audits"]["forget"].insert(0, "accuracy")
@@ -243,7 +255,8 @@ def test_what_was_audited_is_not_asked_again(project: Any, monkeypatch: pytest.M
     original = Probability.__call__
 
     def counting(self: Probability, subject: Any, data: Any, role: str) -> Any:
-        if not isinstance(subject, Trainable):  # the rehearsal, which has no model
+        rehearsed = not isinstance(subject, Trainable)  # it has no model
+        if rehearsed:
             return original(self, subject, data, role)
         asked.append(role)
         if asked == ["forget", "holdout"]:

@@ -13,6 +13,7 @@ from palimpsest.hf import fit_with_trainer
 from palimpsest.loop import Training, fit
 from palimpsest.objective import on
 from palimpsest.objectives.cross_entropy import CrossEntropy
+from palimpsest.step import Step
 
 TRAINING = Training(steps=4, batch=8, accumulation=2, lr=0.1, checkpoint_every=2)
 DRAWN = []
@@ -55,6 +56,18 @@ def trained(how, folder, on_step=None, seed=5):
     return {"weights": torch.cat([p.detach().flatten() for p in model.parameters()]), "drawn": torch.stack(DRAWN)}
 
 
+def by_hand(model, roles, objective, training, *, seed, **_):
+    """A loop of the user's own, which does not number its steps."""
+    step = Step(objective, model, seed=seed)
+    place = {"rank": dist.get_rank(), "world": dist.get_world_size(), "accumulation": training.accumulation}
+    for number in range(training.steps):
+        batches = roles.window(number, training.batch, seed=seed, **place)
+        counts = step.count(batches)
+        for batch in batches:
+            step.backward(batch, counts, 0.0, micro=len(batches))
+        step.gradients()
+
+
 def killed(how, folder):
     """The same by a run that was killed and went on."""
     try:
@@ -74,6 +87,7 @@ if __name__ == "__main__":
     for name, how in {"plain": fit, "trainer": fit_with_trainer}.items():
         found[name] = trained(how, out.with_name(f"{name}-whole"))
         found[f"{name}, killed"] = killed(how, out.with_name(f"{name}-killed"))
+    found["by hand"] = trained(by_hand, None)
     found["other seed"] = trained(fit, None, seed=6)
     state = torch.get_rng_state()
     torch.save({**found, "after": state}, out)

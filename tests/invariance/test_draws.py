@@ -32,6 +32,7 @@ def test_a_run_that_goes_on_draws_the_same_again(found, loop):
 def test_it_follows_from_the_seed_and_not_from_the_loop(found):
     for part in found:
         assert torch.equal(part["plain"]["drawn"], part["trainer"]["drawn"])
+        assert torch.equal(part["plain"]["drawn"], part["by hand"]["drawn"])
         assert not torch.equal(part["plain"]["drawn"], part["other seed"]["drawn"])
     assert torch.equal(found[0]["plain"]["weights"], found[1]["plain"]["weights"])
     assert torch.equal(found[0]["after"], found[1]["after"])  # outside of a step all draw alike

@@ -106,6 +106,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, rewind: bool, 
     assert all(same(one[end], other[end]) for end in BUDGETS)
 
 
+@pytest.mark.parametrize(("rewind", "again"), [(False, 0), (True, 8)])
+def test_a_run_killed_after_its_last_step_does_not_begin_again(tmp_path: Path, rewind: bool, again: int) -> None:
+    """As where the disk is full when its stage is to be kept; a run that rewinds repeats its last decay."""
+    whole, _ = run(tmp_path, rewind)
+    weights, seen = kept(tmp_path), list[int]()
+    model, _ = run(tmp_path, rewind, on_step=lambda progress: seen.append(progress.step))
+    assert len(seen) == again and same(model.state_dict(), whole.state_dict())
+    assert all(same(kept(tmp_path)[end], weights[end]) for end in BUDGETS)
+    assert [p.name for p in main_branch(tmp_path).iterdir()] == [f"step-{32 if rewind else 40:08d}"]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith((".", "leg-", "step-"))]
+
+
 @pytest.mark.parametrize(("rewind", "branch"), [(False, 20), (True, 16)])
 @pytest.mark.parametrize("after", [None, 25, 33])
 def test_further_budgets_go_on_from_where_the_main_branch_stood(

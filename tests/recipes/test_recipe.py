@@ -219,13 +219,20 @@ def test_retrain_repeats_the_stages_before_the_last_without_the_forget_set(raw: 
         ([("forget", "npo", 1.0), ("retain", "kl_to_reference", 1.0)], [("retain", "kl_to_reference", 1.0)]),
         ([("authors", "cross_entropy", 1.0), ("forget", "cross_entropy", 2.0)], [("retain", "cross_entropy", 1.0)]),
         (
+            [("authors", "cross_entropy", 1.0), ("forget", "npo", 1.0), ("retain", "kl_to_reference", 0.5)],
+            [("retain", "cross_entropy", 1.0), ("retain", "kl_to_reference", 0.5)],
+        ),
+        (
             [("authors", "cross_entropy", 1.0), ("authors", "uniform", 0.1), ("general", "uniform", 0.2)],
             [("retain", "cross_entropy", 1.0), ("retain", "uniform", 0.1), ("general", "uniform", 0.2)],
         ),
     ],
 )
 def test_a_retrained_stage_trains_on_what_is_kept_once(raw: dict[str, Any], terms: list, left: list) -> None:
-    """Beside a term on the retain set one on the forget set is dropped: it would be the same again, or an ascent."""
+    """Beside a term on the retain set one on the forget set is dropped: it would be the same again, or an ascent.
+
+    One on both at once is not, unless it would be the same again: what is left of it may be all that teaches.
+    """
     raw["roles"]["general"] = {"zoo": "general_text", "rows": 4}
     objective = [{"on": role, method: {}, "weight": weight} for role, method, weight in terms]
     raw["stages"] = [{"name": "first", "objective": objective, "train": {"steps": 1, "lr": 1e-3}}, FORGET]

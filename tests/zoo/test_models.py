@@ -173,6 +173,16 @@ def test_unknown_names_suggest_the_nearest(no_hub: Path) -> None:
         locate("zzz")
 
 
+def test_a_run_folder_names_its_last_model(tmp_path: Path) -> None:
+    """That of its last stage, and the tenth comes after the ninth; of its first seed, as the command line does."""
+    for place in ("after/2-c", "after/10-k", "variant/11-l"):
+        for seed in (0, 1):
+            (tmp_path / f"seed-{seed}" / place).mkdir(parents=True)
+            (tmp_path / f"seed-{seed}" / place / "config.json").touch()
+    with pytest.raises(OSError, match=r"the model of this run is .*seed-0/after/10-k"):
+        locate(str(tmp_path))
+
+
 def test_a_hub_id_without_hub_says_so(no_hub: Path) -> None:
     with pytest.raises(OSError, match=r"'nobody/nothing' here.*cache lacks it.*hub was not reached") as caught:
         locate("nobody/nothing")

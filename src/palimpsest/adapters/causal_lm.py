@@ -257,11 +257,12 @@ class CausalLM:
 
 
 def _refuse_others(batch: Batch, columns: Sequence[Columns]) -> None:
-    """Whether stored columns are of the tokens of a batch, row by row."""
+    """Raises ``OtherRows`` where stored columns are not of the tokens of a batch, row by row."""
     lengths = batch["attention_mask"].sum(1).tolist()
     for ids, length, stored in zip(batch["input_ids"].cpu(), lengths, columns, strict=True):
+        # A file that was written before tokens were stored has none.
         if "input_ids" in stored and not torch.equal(ids[:length].int(), stored["input_ids"].cpu()):
-            raise OtherRows  # files of before have no tokens
+            raise OtherRows
 
 
 def _alike(head: Tensor, model: Tensor) -> bool:

@@ -6,9 +6,10 @@ Paper: none; the definition of exact unlearning.
 Tags: benchmark, unlearning, forget.
 Needs: a recipe with a stage before the last, or its own ``train``.
 Differs: nothing known. It repeats every stage before the last from the pretrained model without the terms on roles
-    that are made of ``forget`` (``all: [forget, retain]``), where the stage trains on ``on`` besides, and else with
-    ``on`` in their place; a role that holds rows of it otherwise, a file of its own say, is refused. Epochs shrink with
-    the data, a number of steps stays.
+    that are made of ``forget``, where the stage trains on ``on`` besides, and else with ``on`` in their place. A role
+    that is made of both (``all: [forget, retain]``) always gives way to ``on``, but no method stands twice. A role that
+    holds rows of ``forget`` otherwise, a file of its own say, is refused. Epochs shrink with the data, a number of
+    steps stays.
 See: ``do_nothing``; audits that are ``nearer:retrained``.
 """
 
@@ -58,14 +59,18 @@ class Retrain:
                 f"retrain cannot tell what the stage {stage.name!r} would be without {self.forget}, since one of its"
                 " terms takes that role and others together; give it terms on single roles, or leave retrain out."
             )
-        if any(t["on"] == self.on for t in kept):
-            return kept
-        first = {tuple(key for key in t if key not in ("on", "weight")): t for t in reversed(holding)}
+        known = {_method(t) for t in kept if t["on"] == self.on}
+        left = [t for t in holding if self.on in sources_of(t["on"], recipe.roles)] if known else holding
+        first = {_method(t): t for t in reversed(left) if _method(t) not in known}
         return [{**t, "on": self.on} if t in holding else t for t in stage.objective if t in [*kept, *first.values()]]
 
     def _holds(self, named: str | list[str], recipe: Recipe) -> bool:
         """Whether a role or one of several holds rows of what is to be forgotten."""
         return any(self.forget in sources_of(r, recipe.roles) for r in ([named] if isinstance(named, str) else named))
+
+
+def _method(term: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(key for key in term if key not in ("on", "weight"))
 
 
 METHOD = Retrain

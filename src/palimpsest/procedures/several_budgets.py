@@ -9,7 +9,7 @@
 Weights, moments and the order of the data are carried on in both.  The weights of budget k are written to
 ``budget-<T_k>.safetensors`` in the folder of the stage; the model itself ends as theta_K.  From where the main branch
 would go on (theta_K, or undecayed from step T_K - D_K) the whole state, moments included, stays in ``main-branch``:
-called in the same folder with further budgets, it pays for these alone.
+called in the same folder with further budgets (and a warm-up of as many steps), it pays for these alone.
 
 Paper: Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape Perspective (Wen et al., 2024),
     arXiv 2410.05192, section 5.
@@ -175,9 +175,9 @@ def _put_away(checkpoint: Path, home: Path) -> None:
 
 
 def _taken_up(folder: Path, ends: list[int]) -> None:
-    """Puts the end of a run of fewer budgets where this one looks for its last checkpoint."""
+    """Puts the end of a run of fewer budgets, or of this one, where this one looks for its last checkpoint."""
     before = latest(main_branch(folder))
-    if before is not None and before.step in ends[:-1] and latest(folder) is None:
+    if before is not None and before.step in ends and latest(folder) is None:
         temporary = folder / f".{before.folder.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(before.folder, temporary)
@@ -195,9 +195,10 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
     """WSD: a run a budget; each starts from the checkpoint at which the one before branched off."""
     steps, seconds, tokens = 0, 0.0, 0
     before = latest(main_branch(folder))
-    for number, leg in enumerate(found[:-1]):  # of a run of fewer budgets
+    for number, leg in enumerate(found):  # of a run of fewer budgets, or of this one, which then decays once more
+        start = folder / f"leg-{number if leg is found[-1] else number + 1}"
         if before is not None and before.step == leg.branch and budget_file(folder, leg.end).exists():
-            agreed(lambda to=folder / f"leg-{number + 1}": _handed_on(before.folder, to))  # type: ignore[misc]
+            agreed(lambda start=start: _handed_on(before.folder, start))  # type: ignore[misc]
     for number, leg in enumerate(found):
         home = folder / f"leg-{number}"
         following = main_branch(folder) if leg is found[-1] else folder / f"leg-{number + 1}"

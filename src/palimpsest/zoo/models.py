@@ -115,8 +115,11 @@ def locate(name: str) -> Path:
 def _nearest_model(folder: Path) -> str:
     """What to give in place of a folder that is no model's: one inside it, as in a run folder, or what a model is."""
     inside = sorted(file.parent for file in folder.glob("seed-*/*/*/config.json"))
-    last = [path for path in inside if path.parent.name == "after"] or inside
-    return f"the model of this run is {last[-1]}" if last else "give the folder that save_pretrained wrote"
+    found = [path for path in inside if path.parent.name == "after"] or inside
+    if not found:
+        return "give the folder that save_pretrained wrote"
+    numbers = {path: path.name.partition("-")[0] for path in found}  # of the stages; 10 comes after 9
+    return f"the model of this run is {max(found, key=lambda path: (len(numbers[path]), numbers[path]))}"
 
 
 def _require(module: str, package: str, what: str) -> None:
