@@ -58,8 +58,8 @@ def main() -> int:
     known = {f"{s.role}/{s.audit} {s.run}": s.value for s in report.scores if s.audit == "rouge"}
     for name, value in (row | known).items():
         print(f"{name:50s} {value:.3f}")
-    verdicts = [f"{v.verdict}: {v.sentence}" for v in report.verdicts]
-    print("\n".join(verdicts))
+    verdicts = {f"{v.role}/{v.audit}": v.verdict for v in report.verdicts}
+    print("\n".join(f"{place:50s} {verdict}" for place, verdict in verdicts.items()))
     passes = row["minutes"] <= MOST_MINUTES and row["peak GB"] < MOST_GB
     if given.json:
         about = {

@@ -52,6 +52,9 @@ FIGURES: Mapping[str, CurveFigure] = {
     "windowed_plasticity_100": partial(windowed_plasticity, window=100),
 }
 
+_OF_EARLIER = ("worst_of_earlier", "gap_depth", "gap_area", "share_recovered")
+"""Figures that need no measurement of the task that is being learned."""
+
 _Values = Mapping[str, Sequence[float | None]]
 """Figure -> its value with each seed, None where it is undefined."""
 
@@ -61,12 +64,14 @@ class _Seed:
     """One seed: its curves, and each task's items by stage, where they were kept of all.
 
     ``items`` [task][stage] are the rows of ``curves`` that hold the measurements, and the items of these.  Windows open
-    while a task is learned, so without a watch of the first stage they are undefined.
+    while a task is learned, so without a watch of the first stage they are undefined.  Where the last task was not
+    watched while it was learned (``current`` is false), what is said is about the earlier ones.
     """
 
     curves: StepCurves
     items: Sequence[Sequence[tuple[Sequence[int], Items]]] | None
     windows: bool
+    current: bool
 
     def drawn(self, counts: Sequence[Array]) -> StepCurves:
         """The curves of resamples that drew the items of each task as often as ``counts`` [R, items] say."""
@@ -80,7 +85,8 @@ class _Seed:
     def figures(self, curves: StepCurves) -> Iterator[tuple[str, Array]]:
         """Those that are defined."""
         for name, figure in FIGURES.items():
-            value = figure(curves) if self.windows or not name.startswith("windowed") else None
+            told = name in _OF_EARLIER or (self.current and (self.windows or not name.startswith("windowed")))
+            value = figure(curves) if told else None
             if value is not None:
                 yield name, value
 
@@ -140,20 +146,21 @@ class Between:
 
 
 def _seed(stages: Sequence[Watched | None], taught: Mapping[str, int], better: str) -> _Seed | None:
-    """One seed's curves end to end, or None where a task was not watched from its own stage on."""
+    """One seed's curves end to end, or None where an earlier task was not watched from its own stage on."""
     watched = [stage for stage in _with_the_first(stages, taught) if stage is not None]
     if len(watched) < len(stages) or len({stage.every for stage in watched}) != 1:
         return None
-    for name, own in taught.items():
-        if any(name not in stage.curves for stage in watched[max(own - 1, 0) :]):
-            return None
+    unseen = [n for n, own in taught.items() if any(n not in s.curves for s in watched[max(own - 1, 0) :])]
+    if len(unseen) == len(taught) or any(taught[name] < len(watched) for name in unseen):
+        return None
+    taught = {name: own for name, own in taught.items() if name not in unseen}
     direction: Literal["higher", "lower"] = "higher" if better == "higher" else "lower"
     curves = StepCurves.joined([s.curves for s in watched], taught, better=direction, every=watched[0].every)
     items = [list(_task(curves, watched, name)) for name in taught]
     ids = [{(own.ids, own.statistic) for _, own in stages} for stages in items]
     kept_of = [sum(s is not None and name in s.curves for s in stages) for name in taught]
     whole = [len(own) for own in items] == kept_of and all(len(own) == 1 for own in ids)
-    return _Seed(curves, items if whole else None, stages[0] is not None)
+    return _Seed(curves, items if whole else None, stages[0] is not None, not unseen)
 
 
 def _with_the_first(stages: Sequence[Watched | None], taught: Mapping[str, int]) -> Sequence[Watched | None]:

@@ -178,3 +178,18 @@ def test_what_was_not_watched_has_no_figures(tmp_path: Path) -> None:
     assert not known_before.seeds and not Between.of(TAUGHT, "higher", [[None, blind]]).seeds
     late = Watched(1, {"one/recall": first.curves["one/recall"]}, items=first.items)
     assert named(Between.of(TAUGHT, "higher", [[late, second]]).figures(100, 0))["worst_of_earlier"].over_items
+
+
+def test_a_last_task_that_is_not_watched_leaves_the_gaps_of_the_others(tmp_path: Path) -> None:
+    whole, partly = (watched(tmp_path / name, 0) for name in ("whole", "partly"))
+    for stage in partly:
+        assert stage is not None and isinstance(stage.curves, dict)
+        del stage.curves["two/recall"]
+    both, one = (named(Between.of(TAUGHT, "higher", [own]).figures(300, 0)) for own in (whole, partly))
+    about_earlier = ("worst_of_earlier", "gap_depth", "gap_area", "share_recovered")
+    assert [name for name, figure in one.items() if not math.isnan(figure.value)] == list(about_earlier)
+    assert all(one[name].value == both[name].value for name in about_earlier)
+    for stage in partly:
+        assert stage is not None and isinstance(stage.curves, dict)
+        stage.curves["two/recall"] = stage.curves.pop("one/recall")
+    assert Between.of(TAUGHT, "higher", [partly]).figures(300, 0) == []
