@@ -113,7 +113,10 @@ def _end_of_lines(file: BinaryIO) -> int:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], constants: Mapping[str, Any] | None = None) -> None:
-    """Writes tensors (and JSON constants beside them) as one safetensors file, atomically."""
+    """Writes tensors (and JSON constants beside them) as one safetensors file, atomically; the same in the same bytes.
+
+    Without constants transformers loads it.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -127,7 +130,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], constants: Mapping[
         seen.add(pointer)
     with _replacing(path) as temporary:
         try:
-            save_file(own, str(temporary), metadata={"format": "pt", "constants": json.dumps(dict(constants or {}))})
+            # One entry: safetensors writes several in an order of its own, another one each time.
+            metadata = {"constants": json.dumps(dict(constants))} if constants else {"format": "pt"}
+            save_file(own, str(temporary), metadata=metadata)
         except SafetensorError as error:  # a full disk arrives here in this disguise
             raise OSError(str(error)) from error
 
