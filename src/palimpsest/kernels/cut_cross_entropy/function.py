@@ -112,23 +112,26 @@ def linear_cross_entropy(
     if chosen == "triton":
         from palimpsest.kernels.cut_cross_entropy.autograd import Options, cross_entropy_and_log_sum
 
-        rounded = accumulate != torch.float32
-        options = Options(softcap, scale, ignore_index, filter_eps, rounded, shards)
+        options = Options(softcap, scale, ignore_index, filter_eps, accumulate != torch.float32, shards)
         nll, lse = cross_entropy_and_log_sum(e, c, targets, bias, options)
     elif chosen == "compile":
         nll, lse = _compiled()(e, c, targets, bias, softcap, scale, ignore_index)
     else:
-        even = reduction != "none"
-        given = (e, c, targets, bias, softcap, scale, ignore_index, None, even)
+        given = (e, c, targets, bias, softcap, scale, ignore_index, None, reduction != "none")
         log_p, lse = log_probability_and_log_sum(*given, log_sum=return_lse, shards=shards)
         nll = -log_p
     if shift:
         nll, lse = nll[..., :-shift], lse[..., :-shift]
-    if reduction != "none":
-        nll = nll.sum()
-    if reduction == "mean":
-        nll = nll / (targets != ignore_index).sum().clamp(min=1)
+    nll = _reduced(nll, targets, ignore_index, reduction)
     return (nll, lse) if return_lse else nll
+
+
+def _reduced(nll: Tensor, targets: Tensor, ignore_index: int, reduction: Reduction) -> Tensor:
+    """The sum, or the mean over the targets that count; ``none`` leaves all of them."""
+    if reduction == "none":
+        return nll
+    total = nll.sum()
+    return total if reduction == "sum" else total / (targets != ignore_index).sum().clamp(min=1)
 
 
 def negative_log_probability(
