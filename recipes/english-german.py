@@ -11,18 +11,11 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from palimpsest import Recipe, parse_recipe
-from palimpsest.recipe import RecipeError
+from palimpsest import Recipe
 
 
 def recipe() -> Recipe:
     """From English to German."""
-    if not Path("german.jsonl").exists():
-        raise RecipeError(
-            "There is no german.jsonl here; python recipes/data/german_text.py writes it, or says what it needs."
-        )
-    build = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["build"]
-    train, test = {"file": "german.jsonl"}, {"file": "german-test.jsonl"}
-    return parse_recipe(
-        build("english-german", "A model of English prose goes on to read German", "german", train, test)
-    )
+    shift = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["from_files"]
+    made: Recipe = shift("german", "A model of English prose goes on to read German")
+    return made

@@ -11,18 +11,11 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from palimpsest import Recipe, parse_recipe
-from palimpsest.recipe import RecipeError
+from palimpsest import Recipe
 
 
 def recipe() -> Recipe:
     """From documentation to law."""
-    if not Path("legal.jsonl").exists():
-        raise RecipeError(
-            "There is no legal.jsonl here; python recipes/data/legal_text.py writes it, or says what it needs."
-        )
-    build = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["build"]
-    train, test = {"file": "legal.jsonl"}, {"file": "legal-test.jsonl"}
-    return parse_recipe(
-        build("english-legal", "A model of English prose goes on to read legal text", "legal", train, test)
-    )
+    shift = runpy.run_path(str(Path(__file__).with_name("prose-code.py")))["from_files"]
+    made: Recipe = shift("legal", "A model of English prose goes on to read legal text")
+    return made

@@ -14,9 +14,11 @@ stayed on its plateau, and anneals in the second half; ``constant`` goes on at t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from palimpsest import Recipe, parse_recipe
+from palimpsest.recipe import RecipeError
 
 Spec = dict[str, Any]
 
@@ -99,6 +101,16 @@ def pre_train(schedule: str) -> Spec:
     fall = {"rewarm": ENDS} if schedule == "cosine" else {"infinite": cooled}
     train = {"steps": FIRST, "batch": BATCH, "lr": PEAK, "schedule": fall}
     return {"name": "pre-train", "objective": [{"on": "english", "cross_entropy": {}}], "train": train}
+
+
+def from_files(text: str, title: str) -> Recipe:
+    """To another text, which ``data/<text>_text.py`` writes into the working directory."""
+    if not Path(f"{text}.jsonl").exists():
+        raise RecipeError(
+            f"There is no {text}.jsonl here; python recipes/data/{text}_text.py writes it, or says what it needs."
+        )
+    train, test = {"file": f"{text}.jsonl"}, {"file": f"{text}-test.jsonl"}
+    return parse_recipe(build(f"english-{text}", title, text, train, test))
 
 
 def recipe() -> Recipe:
