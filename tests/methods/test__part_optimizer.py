@@ -72,7 +72,7 @@ def test_matrices_too_small_for_the_rank_are_told_of_or_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         GaLore([large], lr=0.01, rank=2)
-    with pytest.raises(ValueError, match="GaLore finds no matrix to split: .* and sides above the rank 2"):
+    with pytest.raises(ValueError, match=r"GaLore finds no matrix to split: .* and sides above the rank 2"):
         GaLore([small], lr=0.01, rank=2)
     with pytest.raises(ValueError, match=r"too small for the rank 3; lower the rank, or move it to a group with"):
         GaLore([{"params": [small[1]], "project": True}], lr=0.01, rank=3)
