@@ -54,6 +54,14 @@ class Console:
         left = seconds / answered * (asked - answered)
         self._line(f"    {label}: {100 * answered // asked} % of the rows  {_clock(left)} left")
 
+    def working(self, text: str) -> None:
+        """What cannot say how long it takes is on its way; as often as ``answered``."""
+        now = time.perf_counter()
+        if now - max(self.printed, self.began) < self._pause:
+            return
+        self.printed = now
+        self._line(f"    {text}")
+
     @property
     def _pause(self) -> float:
         """Seconds between two lines of progress."""
@@ -64,8 +72,9 @@ class Console:
         _show(f"\r\033[K{text}" if self.live else f"{text}\n")
 
     def note(self, text: str) -> None:
-        """A sentence on a line of its own."""
+        """A sentence on a line of its own, after which something new begins."""
         self._end()
+        self.began = time.perf_counter()
         _show(f"{text}\n")
 
     def _end(self) -> None:
@@ -220,10 +229,17 @@ def fit_verb(given: argparse.Namespace) -> int:
 
 def verify_verb(given: argparse.Namespace) -> int:
     """``palimpsest verify``."""
+    from palimpsest.loop import Interrupted
     from palimpsest.verification import verify
 
     _quiet_libraries()
-    record = verify(given.paper, given.budget, given.seeds, given.out, note=lambda text: _show(f"{text}\n"))
+    console = Console()
+    try:
+        record = verify(given.paper, given.budget, given.seeds, given.out, note=console.note, working=console.working)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            "Stopped by you before the last claim had run; evidence is written of all or of none."
+        ) from None
     for claim in record["claims"]:
         print(f"{claim['evidence']['verdict'].upper():10s} {claim['says']}\n           {claim['evidence']['because']}")
     return 0

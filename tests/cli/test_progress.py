@@ -68,6 +68,25 @@ def test_lines_of_an_audit_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert clock.written[1:3] == ["\r\033[K    forget/rouge: 25 % of the rows  0:01 left", "\n"]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_of_a_claim(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """Told of every half second, it is shown as often as an audit, each line written at once."""
+    clock = Clock(monkeypatch, terminal)
+    console = verbs.Console()
+    for claim in ("[1/2] One: it is so.", "[2/2] Two: it is too."):
+        begun = clock.now = clock.now + 0.25
+        console.note(claim)
+        for beat in range(1, 51):
+            clock.now = begun + beat / 2
+            console.working(f"{beat / 2} s")
+    if terminal:
+        lines = ["\n", *(f"\r\033[K    {beat / 2} s" for beat in range(1, 51))]
+        assert clock.written[51:] == [lines[0], "[2/2] Two: it is too.\n", *lines[1:]]
+    else:
+        assert clock.written[:3] == ["[1/2] One: it is so.\n", "    10.0 s\n", "    20.0 s\n"]
+        assert clock.written[3:] == ["[2/2] Two: it is too.\n", "    10.0 s\n", "    20.0 s\n"]
+
+
 def language_model() -> CausalLMSubject:
     model, tokenizer = tiny_llama(300, 1, 16)
     return CausalLMSubject(CausalLM(tokenizer), model, tokens_a_batch=1)

@@ -6,10 +6,13 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import time
 from types import ModuleType
 
 import pytest
+import torch
+from torch.optim import optimizer as optimizers
 
 from palimpsest import claim, cli, verification
 from palimpsest.claim import Claim, Evidence, Figure, Paper
@@ -48,6 +51,35 @@ class Endless(Claim):
 
     def run(self, budget, seeds):
         return Evidence("shown", "It is so.", (Figure("largest", math.inf),))
+
+
+class Trains(Claim):
+    """Shown when it was told of a step in a loop of its own with each seed, and once more after the last."""
+
+    says = "A claim that trains is not silent."
+    heard: threading.Event
+
+    def run(self, budget, seeds):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        for _ in seeds:
+            optimizer.step()
+            self.listen()
+        self.listen()
+        return evidence([], [], {"seeds": len(seeds), "last": seeds[-1]})
+
+    def listen(self):
+        for _ in range(2):  # what is heard first may have been said before
+            self.heard.clear()
+            assert self.heard.wait(60), "nothing was told"
+
+
+class Gives(Claim):
+    """Never shown: Ctrl-C comes while it works."""
+
+    says = "Somebody has no time."
+
+    def run(self, budget, seeds):
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -152,6 +184,63 @@ def test_the_verb_prints_verdict_and_reason(paper, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.startswith("SHOWN") and "twice the seed: 22" in printed.out
     assert str(tmp_path / "fake-paper.json") in printed.err
+
+
+def test_a_claim_is_told_of_while_it_works(paper, tmp_path, monkeypatch):
+    """With its seeds and the steps of whichever optimizer, from a thread and a hook that end with it."""
+    paper(Trains)
+    monkeypatch.setattr(verification, "_BEAT", 0.001)
+    Trains.heard, told, threads = threading.Event(), [], threading.active_count()
+
+    def working(text):
+        told.append(text.partition(" s, ")[2])
+        Trains.heard.set()
+
+    record = verify("fake-paper", "cpu", [5, 7], tmp_path, working=working)
+    assert record["claims"][0]["evidence"]["settings"] == {"seeds": 2, "last": 7}
+    wanted = ["optimizer step 1, seed 1 of 2", "optimizer step 2, seed 2 of 2", "optimizer step 2"]
+    assert [text for text in dict.fromkeys(told) if text in wanted] == wanted
+    assert threading.active_count() == threads and not optimizers._global_optimizer_post_hooks
+
+
+def test_a_listener_that_has_gone_is_told_nothing_more(paper, tmp_path, monkeypatch):
+    paper(Trains)
+    monkeypatch.setattr(verification, "_BEAT", 0.001)
+    monkeypatch.setattr(Trains, "listen", lambda self: gone.wait(60))
+    gone, told, uncaught = threading.Event(), [], []
+    monkeypatch.setattr(threading, "excepthook", uncaught.append)
+
+    def working(text):
+        told.append(text)
+        gone.set()
+        raise BrokenPipeError
+
+    verify("fake-paper", "cpu", [1, 2], tmp_path, working=working)
+    assert len(told) == 1 and not uncaught
+
+
+def test_ctrl_c_keeps_the_evidence_as_it_was(paper, tmp_path, monkeypatch, capsys):
+    (tmp_path / "fake-paper.json").write_text("earlier")
+    paper(Doubles, Gives)
+    threads = threading.active_count()
+    assert cli.main(["verify", "fake-paper", "--out", str(tmp_path)]) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "Stopped by you before the last claim had run; evidence is written of all or of none."
+    assert [file.name for file in tmp_path.iterdir()] == ["fake-paper.json"]
+    assert (tmp_path / "fake-paper.json").read_text() == "earlier"
+    assert threading.active_count() == threads and not optimizers._global_optimizer_post_hooks
+
+
+def test_a_claim_says_what_it_took_the_last_time_with_as_many_seeds(paper, tmp_path):
+    paper(Doubles)
+    file, told = tmp_path / "fake-paper.json", []
+    record = verify("fake-paper", "cpu", [1, 2], tmp_path)
+    record["claims"][0]["seconds"] = 47.2
+    file.write_text(json.dumps(record))
+    verify("fake-paper", "cpu", [1], tmp_path, note=told.append)
+    file.write_text(json.dumps(record))
+    verify("fake-paper", "cpu", [3, 4], tmp_path, note=told.append)
+    assert [text.endswith("(47 s the last time)") for text in told if text.startswith("[1/1]")] == [False, True]
 
 
 def test_each_budget_has_its_file(tmp_path):
