@@ -22,7 +22,7 @@ from method_pages import method_page, methods_index
 from palimpsest.card import kernel_cards, method_cards
 from palimpsest.claim import load_paper, paper_slugs
 from paper_pages import load_results, paper_page, papers_index
-from study_pages import load_peers, load_studies, studies_index, study_page
+from study_pages import load_peers, load_studies, recipe_file, studies_index, study_page
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -55,7 +55,7 @@ def write_source(source: Path, results: Path) -> list[Any]:
 
     studies, peers = load_studies(results / "studies"), load_peers(results / "bench")
     for name, report in studies.items():
-        _write(source / f"studies/{name}.md", study_page(report, peers.get(name)))
+        _write(source / f"studies/{name}.md", study_page(report, peers.get(name), recipe_file(name)))
     _write(source / "studies/index.md", studies_index(studies))
     _write(source / "benches.md", benches_page(load_benches(results / "bench")))
 

@@ -6,6 +6,7 @@ are left out: they quote the data, which may be somebody else's.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -17,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from curves import measured
-from markdown_text import code, escape, span, table
+from markdown_text import code, escape, prose, span, table
 from palimpsest.between_stages import FIGURES as BETWEEN
 from palimpsest.claims._evidence import over_seeds
 from palimpsest.dose_response import slope
@@ -25,9 +26,12 @@ from palimpsest.environment import commit_of
 from palimpsest.report import Report, Run, Score, StageFigure, Versus
 from palimpsest.statistics import Interval, hedges_g_of_groups
 from palimpsest.verdict import decimals, number
+from palimpsest.yaml_text import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ROOT / "results" / "studies"
+DATA = (".csv", ".json", ".jsonl", ".parquet")
+"""How the names of data files end."""
 WIDE = "---\nhide: [toc]\n---"
 """The head of a page whose tables need the room of the table of contents."""
 MOST_PICTURES = 6
@@ -47,10 +51,22 @@ def load_peers(folder: Path) -> dict[str, Any]:
     return {peer["study"]: peer for peer in found if isinstance(peer, dict) and "study" in peer}
 
 
-def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
-    """The Markdown of one study: verdicts, every figure of every run, cost, recipe, and what it was measured on."""
+def recipe_file(name: str) -> Path | None:
+    """The recipe of the study ``name``: a run folder, and so a study, has the name of its recipe, as that file has."""
+    files = (ROOT / "recipes" / f"{name}{ending}" for ending in (".yaml", ".py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def study_page(report: Report, peer: Mapping[str, Any] | None = None, file: Path | None = None) -> str:
+    """The Markdown of one study: what it asks, verdicts, every figure of every run, cost, and how it was run.
+
+    ``file`` is its recipe, where that is known.
+    """
     parts = [WIDE, f"# {escape(report.name)}"]
-    parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
+    if file is not None:
+        parts.append(prose(_about(file)))
+    if report.verdicts:
+        parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
     if treatments := _doses(report):
         parts += ["## Dose and response", *_responses(report, treatments)]
     parts += ["## Figures", _figures(report), *_against_after(report)]
@@ -60,7 +76,7 @@ def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
         parts += ["## On the way", *pictures]
     if peer is not None:
         parts += ["## Beside Avalanche", *_beside(peer)]
-    parts += ["## Cost", _costs(report.runs), "## Recipe", code(report.recipe.strip(), "yaml")]
+    parts += ["## Cost", _costs(report.runs), "## How it was run", *_how(report, file)]
     about = ", ".join(f"{escape(key)} {escape(str(value))}" for key, value in report.environment.items())
     seeds = ", ".join(map(str, report.seeds))
     parts.append(f"Measured on {escape(report.created[:10])}, seeds {seeds}: {about}.")
@@ -69,6 +85,37 @@ def study_page(report: Report, peer: Mapping[str, Any] | None = None) -> str:
     if len(report.seeds) == 1:
         parts.append("There is one seed: the intervals are over items alone, without what another would change.")
     return "\n\n".join(parts) + "\n"
+
+
+def _about(file: Path) -> str:
+    """What a recipe says of itself: the docstring of a Python file, the comment at the head of a YAML file."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return (ast.get_docstring(ast.parse(text), clean=False) or "").rstrip()
+    lines = text.splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[:end])
+
+
+def _how(report: Report, file: Path | None) -> list[str]:
+    """The command, the data that it needs beside what comes along, and the recipe as it was run."""
+    found = []
+    if file is not None:
+        allowed = " --allow-imports" if file.suffix == ".py" else ""
+        found.append(code(f"palimpsest run recipes/{file.name}{allowed}", "sh"))
+    if files := _files(report.recipe):
+        found.append(f"It reads data that do not come along: {', '.join(map(span, files))}.")
+    found += ["The recipe, with its defaults:", code(report.recipe.strip(), "yaml")]
+    return found
+
+
+def _files(recipe: str) -> list[str]:
+    """The data files that the roles of a recipe are read from."""
+    found: dict[str, None] = {}
+    for spec in ((parse(recipe) or {}).get("roles") or {}).values():
+        named = [spec.get("file"), spec.get("answers")] if isinstance(spec, dict) else [spec]
+        found |= {name: None for name in named if isinstance(name, str) and name.endswith(DATA)}
+    return list(found)
 
 
 def studies_index(studies: dict[str, Report]) -> str:

@@ -2,7 +2,7 @@
 
 Every class comes again in every task, so PRD has nothing to distill here: it is contrastive learning with prototypes.
 
-palimpsest run recipes/shifted-digits.py --allow-imports
+    palimpsest run recipes/shifted-digits.py --allow-imports
 """
 
 from __future__ import annotations

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from palimpsest.recipe_source import load_recipe, parse_recipe
 from palimpsest.report import Matrix, Report, Run, Score, StageFigure, Versus
+from palimpsest.yaml_text import parse
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
 import study_pages  # noqa: E402
-from study_pages import load_peers, study_page  # noqa: E402
+from study_pages import load_peers, load_studies, recipe_file, study_page  # noqa: E402
 
 
 def score(run: str, *per_seed: float) -> Score:
@@ -107,3 +109,41 @@ def test_a_kept_study_names_the_commit_of_the_run_and_not_of_keeping(
 def test_what_is_kept_belongs_to_a_study() -> None:
     kept = load_peers(ROOT / "results" / "bench")
     assert kept and all((ROOT / "results" / "studies" / f"{name}.json").exists() for name in kept)
+
+
+KEPT = load_studies(ROOT / "results" / "studies")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_command_on_the_page_of_a_study_runs_the_recipe_that_was_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept studies were run without a GPU; text that does not come along need only be there."""
+    for text in ("german", "legal"):
+        for file in (f"{text}.jsonl", f"{text}-test.jsonl"):
+            (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    page = study_page(KEPT[name], file=recipe_file(name))
+    command = re.search(r"## How it was run\n\n```sh\npalimpsest run (recipes/\S+)( --allow-imports)?\n```\n", page)
+    assert command is not None
+    found = load_recipe(ROOT / command[1], allow_imports=command[2] is not None)
+    assert found == parse_recipe(parse(KEPT[name].recipe)), f"measure again: {command[0]}"
+    assert found.name == name, "its report would be kept under another name"
+
+
+def test_a_study_says_what_its_recipe_says_of_itself_and_which_files_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("# Asks a question of *some* data.\n#   Twice.\nname: a\n# no more\n")
+    (tmp_path / "b.py").write_text('"""Asks another one.\n\n    palimpsest run b.py\n"""\n')
+    roles = "roles:\n  one: one.jsonl\n  two: {file: two.csv, rows: 3}\n  own: {zoo: digits}\n  both: [one, two]\n"
+    report = Report("Plain", "2026-01-01", recipe=f"{roles}  no: {{answers: no.json, to: one}}\n")
+    page = study_page(report, file=tmp_path / "a.yaml")
+    assert "# Plain\n\nAsks a question of \\*some\\* data.\n  Twice.\n\n" in page and "no more" not in page
+    assert "It reads data that do not come along: `one.jsonl`, `two.csv`, `no.json`." in page
+    assert "# Plain\n\nAsks another one.\n\n    palimpsest run b.py\n\n" in study_page(report, file=tmp_path / "b.py")
+
+
+def test_a_study_of_no_recipe_here_names_no_command() -> None:
+    assert recipe_file("nowhere") is None
+    page = study_page(Report("Plain", "2026-01-01", recipe="name: plain"))
+    assert "palimpsest run" not in page and "do not come along" not in page and "name: plain" in page
