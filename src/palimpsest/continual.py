@@ -360,12 +360,13 @@ class _Column:
         return self._figures([np.ones((1, len(x))) for x, _ in self.first])
 
     def _figures(self, counts: Sequence[Array]) -> Array:
-        def row_of(row: Sequence[tuple[Array, Array | None]] | None) -> Array:
-            if row is None:
-                return np.full((len(counts), len(counts[0])), math.nan)
-            return np.stack([figures_of(x, self.cell.statistic, g, c) for (x, g), c in zip(row, counts, strict=True)])
-
-        return np.stack([row_of(row) for row in self.items], axis=-1)
+        found = np.full((len(counts), len(counts[0]), len(self.items)), math.nan)
+        measured = [row for row in self.items if row is not None]
+        there = [row is not None for row in self.items]
+        for seed, own in enumerate(counts):
+            x, groups = np.stack([row[seed][0] for row in measured]), measured[0][seed][1]
+            found[seed][:, there] = figures_of(x, self.cell.statistic, groups, own).T
+        return found
 
 
 def _column(seeds: Sequence[Cells], task: int) -> _Column:

@@ -61,32 +61,46 @@ def check(x: Array, statistic: Statistic, groups: Array | None, name: str) -> No
 
 
 def figures(x: Array, statistic: Statistic, groups: Array | None, counts: Array) -> Array:
-    """The figure of each resample; ``counts`` [R, N] says how often each item was drawn."""
+    """The figure of each resample, [R] for items [N] or [M, R] for the same items measured M times, [M, N].
+
+    ``counts`` [R, N] says how often each item was drawn.
+    """
     if statistic == "mean":
         # A mean lies within its items; the clip removes the rounding of the product, so that constant items stay exact.
-        means: Array = np.clip(counts @ x / counts.sum(1), x.min(), x.max())
+        low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+        means: Array = np.clip((counts @ x.T).T / counts.sum(1), low, high)
         return means
     if statistic == "harmonic_mean":
         zero = x == 0
-        total = counts @ np.divide(1.0, x, out=np.zeros_like(x), where=~zero)
-        harmonic = np.divide(counts.sum(1), total, out=np.zeros(len(counts)), where=total > 0)
-        return np.where(counts @ zero > 0, 0.0, harmonic)
+        total = (counts @ np.divide(1.0, x, out=np.zeros_like(x), where=~zero).T).T
+        harmonic = np.divide(counts.sum(1), total, out=np.zeros_like(total), where=total > 0)
+        return np.where((counts @ zero.T).T > 0, 0.0, harmonic)
     assert groups is not None
-    return _aucs(x, groups, counts)
+    return _aucs(np.atleast_2d(x), groups, counts).reshape(*x.shape[:-1], len(counts))
+
+
+_EXACT = 2**24
+"""Up to here float32 holds every whole number."""
 
 
 def _aucs(x: Array, groups: Array, counts: Array) -> Array:
-    """Weighted Mann-Whitney: group-0 weight below each group-1 item, plus half the weight that ties with it."""
-    zero = np.flatnonzero(groups == 0)
-    zero = zero[np.argsort(x[zero], kind="stable")]
-    one = np.flatnonzero(groups == 1)
-    below = np.zeros((len(counts), len(zero) + 1))
-    np.cumsum(counts[:, zero], axis=1, out=below[:, 1:])
-    left = np.searchsorted(x[zero], x[one], "left")
-    right = np.searchsorted(x[zero], x[one], "right")
-    wins = 0.5 * (below[:, left] + below[:, right])  # [R, N1]
-    ones: Array = counts[:, one]
-    areas: Array = np.einsum("rn,rn->r", ones, wins) / (ones.sum(1) * below[:, -1])
+    """Weighted Mann-Whitney of items [M, N], [M, R]: group-0 weight below each group-1 item, plus half of what ties.
+
+    Everything is counted in whole numbers: twice the pairs that are won, of twice all pairs.
+    """
+    zero, one = np.flatnonzero(groups == 0), np.flatnonzero(groups == 1)
+    kind = torch.float32 if 2 * len(zero) * len(one) <= _EXACT else torch.float64
+    # All resamples of an item side by side: what is taken out and added up is then one piece of memory.
+    zeros, ones = (torch.from_numpy(counts.T[own]).to(kind) for own in (zero, one))  # [N0, R], [N1, R]
+    below = torch.zeros(len(zero) + 1, len(counts), dtype=kind)
+    won = torch.empty(len(x), len(counts), dtype=torch.float64)
+    for place, row in enumerate(x):
+        order = np.argsort(row[zero], kind="stable")
+        torch.cumsum(zeros.index_select(0, torch.from_numpy(order)), 0, out=below[1:])
+        left, right = (np.searchsorted(row[zero[order]], row[one], side) for side in ("left", "right"))
+        wins = below.index_select(0, torch.from_numpy(left)).add_(below.index_select(0, torch.from_numpy(right)))
+        won[place] = wins.mul_(ones).sum(0)  # [N1, R] -> [R]
+    areas: Array = (won / (2 * zeros.double().sum(0) * ones.double().sum(0))).numpy()
     return areas
 
 

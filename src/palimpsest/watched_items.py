@@ -87,16 +87,10 @@ class Items:
         """[R, measurements] of resamples that drew each item as often as ``counts`` [R, items] say."""
         size = max(1, _CELLS // max(len(self.ids), len(counts)))
         parts = [
-            self._figures(self.rows(first, min(size, self.measurements - first)), counts)
+            figures(self.rows(first, min(size, self.measurements - first)), self.statistic, self.groups, counts).T
             for first in range(0, self.measurements, size)
         ]
         return np.concatenate(parts, axis=1)
-
-    def _figures(self, rows: Array, counts: Array) -> Array:
-        if self.statistic != "mean":
-            return np.stack([figures(row, self.statistic, self.groups, counts) for row in rows], axis=1)
-        means: Array = np.clip(counts @ rows.T / counts.sum(1, keepdims=True), rows.min(1), rows.max(1))
-        return means
 
 
 def kept(folder: Path, name: str, points: Sequence[tuple[int, float]]) -> Items | None:
