@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as html
 from types import ModuleType
@@ -16,7 +16,8 @@ from typing import Any
 
 from curves import curve
 from markdown_text import code, escape, prose, span, table
-from palimpsest.card import MethodCard
+from palimpsest.card import MethodCard, kernel_cards
+from palimpsest.names import families
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _WIDTH = 96
@@ -56,9 +57,10 @@ def method_page(entry: MethodCard, papers: dict[str, str]) -> MethodPage:
         parts.append(prose(card.body))
     if entry.family == "schedules":
         parts.append(curve(module.METHOD(), f"{entry.name} with its default fields, from the first step to the last"))
-    fields = {"Paper": card.paper, "Code": card.code, "Tags": ", ".join(card.tags), "Needs": card.needs}
-    fields |= {"Differs": card.differs, "See": card.see}
-    parts += [f"**{label}**: {prose(value)}" for label, value in fields.items() if value]
+    fields = {"Paper": prose(card.paper), "Code": prose(card.code), "Tags": _tag_links(card.tags)}
+    fields |= {"Needs": _explained(prose(card.needs)), "Differs": prose(card.differs)}
+    fields["See"] = _linked(prose(card.see), entry.family)
+    parts += [f"**{label}**: {text}" for label, text in fields.items() if text]
     parts += [f"Part of [{escape(title)}](../../papers/{slug}.md)." for slug, title in papers.items()]
     recipe = in_a_recipe(entry.family, entry.name, module.METHOD)
     parts.append(f"In a recipe: {span(recipe)}." if recipe else "")
@@ -66,6 +68,28 @@ def method_page(entry: MethodCard, papers: dict[str, str]) -> MethodPage:
     parts += [section for value in public_objects(module) for section in object_sections(value)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     return MethodPage(entry.family, entry.name, f"methods/{entry.family}/{entry.name}.md", text)
+
+
+def _tag_links(tags: Sequence[str]) -> str:
+    return ", ".join(f"[{tag}](../index.md#tag={tag})" for tag in tags)
+
+
+def _explained(needs: str) -> str:
+    """What a method needs, with a way to the word where it begins with one of the glossary."""
+    word = next((word for word in ("ref", "teacher") if re.match(rf"{word}\b", needs)), None)
+    return needs if word is None else f"[{word}](../../glossary.md#nouns){needs.removeprefix(word)}"
+
+
+def _linked(text: str, family: str) -> str:
+    """The names of methods in ``text`` as links to their pages; where several share one, that of ``family``."""
+    pages = {**families(), "kernels": {card.name: "" for card in kernel_cards()}}
+
+    def link(found: re.Match[str]) -> str:
+        homes = [home for home, members in pages.items() if found[1] in members]
+        home = family if family in homes else homes[0] if len(homes) == 1 else None
+        return found[0] if home is None else f"[{found[0]}](../{home}/{found[1]}.md)"
+
+    return re.sub(r"``(\w+)``", link, text)
 
 
 def in_a_recipe(family: str, name: str, method: Any) -> str:
@@ -103,7 +127,7 @@ def object_sections(value: Any) -> list[str]:
     if inspect.isclass(value) and dataclasses.is_dataclass(value):
         sections += field_sections(value)
     if inspect.isclass(value) and "unit" in vars(value):
-        sections.append(f"Unit of one item: {span(str(vars(value)['unit']))}.")
+        sections.append(f"[Unit](../../glossary.md#units) of one item: {span(str(vars(value)['unit']))}.")
     return sections
 
 

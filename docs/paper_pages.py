@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from html import escape as html
@@ -9,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from markdown_text import escape, prose, span, table
-from palimpsest.claim import Paper, PaperEntry
+from palimpsest.claim import Claim, Paper, PaperEntry
 
 ABOUT = ("hardware", "commit", "seeds")
 """What a page says of a measurement beside its figures."""
+
+STATES = {
+    "planned": (
+        "planned. No part of it is here yet; [these papers](index.md#state=claimed) and"
+        " [methods](../methods/index.md) are."
+    ),
+    "implemented": "implemented. Its parts are here; no experiment tests yet what it says.",
+    "claimed": "claimed. Its parts are here, and experiments test what it says.",
+}
+"""The state of a paper, and what it means."""
 
 Result = Mapping[str, Any]
 Row = tuple[dict[str, list[str]], str, str]
@@ -62,7 +73,7 @@ def paper_page(entry: PaperEntry, result: Result | None, methods: set[str]) -> s
     facts = escape(_published(paper)) + (f", [arXiv {paper.arxiv}]({paper.url})" if paper.url else "")
     parts = [f"# {escape(paper.title)}", facts, escape(paper.summary)]
     parts.append("**Tags**: " + ", ".join(f"[{tag}](index.md#tag={tag})" for tag in paper.tags))
-    parts.append(f"**State**: {entry.state}")
+    parts.append(f"**State**: {STATES[entry.state]}")
     if entry.parts:
         parts.append("**Parts**: " + ", ".join(_part_link(part, methods) for part in entry.parts))
     measured = {} if result is None else {claim["claim"]: claim for claim in result["claims"]}
@@ -71,15 +82,24 @@ def paper_page(entry: PaperEntry, result: Result | None, methods: set[str]) -> s
         parts.append(f"Run them with {span(f'palimpsest verify {entry.slug}')}.")
     for claim in entry.claims:
         if claim.__name__ not in measured:
-            parts += [f"### {escape(claim.__name__)}", prose(claim.says), "**Verdict**: not measured yet"]
+            said = [prose(claim.says), *_experiment(claim)]
+            parts += [f"### {escape(claim.__name__)}", *said, "**Verdict**: not measured yet"]
+    experiments = {claim.__name__: _experiment(claim) for claim in entry.claims}
     for name, claim_result in measured.items():
-        parts += [f"### {escape(name)}", prose(claim_result["says"]), *_evidence(claim_result["evidence"])]
+        said = [prose(claim_result["says"]), *experiments.get(name.removesuffix(" (gpu)"), [])]
+        parts += [f"### {escape(name)}", *said, *_evidence(claim_result["evidence"])]
     if result is not None:
         about = [f"{key} {escape(_plain(result[key]))}" for key in ABOUT if key in result]
         if "processor_seconds" in result:
             about.append(f"{result['processor_seconds']:.0f} s of processor time")
         parts.append(f"Measured on: {'; '.join(about)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _experiment(claim: type[Claim]) -> list[str]:
+    """How a claim is tested and when it counts as shown, where it says so."""
+    text = vars(claim).get("__doc__")
+    return [f"**Experiment**: {prose(inspect.cleandoc(text))}"] if text else []
 
 
 def papers_index(entries: Sequence[PaperEntry], results: Mapping[str, Result]) -> str:

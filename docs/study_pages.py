@@ -20,6 +20,7 @@ from typing import Any
 from curves import measured
 from markdown_text import code, escape, prose, span, table
 from palimpsest.between_stages import FIGURES as BETWEEN
+from palimpsest.card import method_cards
 from palimpsest.claims._evidence import over_seeds
 from palimpsest.dose_response import slope
 from palimpsest.environment import commit_of
@@ -69,9 +70,9 @@ def study_page(report: Report, peer: Mapping[str, Any] | None = None, file: Path
         parts.append("\n".join(f"- **{v.verdict.capitalize()}**: {escape(v.sentence)}" for v in report.verdicts))
     if treatments := _doses(report):
         parts += ["## Dose and response", *_responses(report, treatments)]
-    parts += ["## Figures", _figures(report), *_against_after(report)]
+    parts += ["## Figures", *_audits(report), _figures(report), *_against_after(report)]
     for audit in dict.fromkeys(m.audit for m in report.matrices):
-        parts += [f"## {escape(audit)} over the stages", _over_stages(report, audit)]
+        parts += [f"## {escape(_words(audit))} over the stages", _over_stages(report, audit)]
     if pictures := _pictures(report):
         parts += ["## On the way", *pictures]
     if peer is not None:
@@ -119,12 +120,16 @@ def _files(recipe: str) -> list[str]:
 
 
 def studies_index(studies: dict[str, Report]) -> str:
-    """The list of studies."""
+    """The list of studies, each with the first sentence that its recipe says of itself."""
     lines = [
         "# Studies",
-        "Longer runs of recipes. Each page has every figure with its 95 % interval, and the recipe that made it.",
-        *(f"- [{escape(report.name)}]({name}.md)" for name, report in studies.items()),
+        "Longer runs of recipes. Each page has every figure with its 95 % interval, and how to run it again.",
     ]
+    for name, report in studies.items():
+        file = recipe_file(name)
+        first = "" if file is None else re.split(r"(?<=[.:])\s", " ".join(_about(file).split()))[0].rstrip(":.")
+        about = "" if first in ("", report.name) else f": {prose(first)}."
+        lines.append(f"- [{escape(report.name)}]({name}.md){about}")
     return "\n\n".join(lines) + "\n"
 
 
@@ -144,7 +149,8 @@ def _pictures(report: Report) -> list[str]:
         }
         lines = {label: points for points, label in drawn.items() if points}
         if lines:
-            found.append(measured(lines, f"{name}, mean over the seeds"))
+            unit = _unit(report, name.partition(" (every ")[0].rpartition("/")[2])
+            found.append(measured(lines, f"{name}, {f'in {unit}, ' if unit else ''}mean over the seeds"))
     return found
 
 
@@ -166,6 +172,14 @@ def _figures(report: Report) -> str:
             line += [_shown(versus.get((run.name, *key)))] if key in compared else []
         lines.append(line)
     return table(header, lines)
+
+
+def _audits(report: Report) -> list[str]:
+    """What each audit measures, with a way to its page."""
+    about = {card.name: card.card.summary for card in method_cards() if card.family == "audits"}
+    named = [name for name in dict.fromkeys(s.audit for s in report.scores) if name in about]
+    lines = [f"- [{escape(_words(name))}](../methods/audits/{name}.md): {prose(about[name])}" for name in named]
+    return ["\n".join(lines)] if lines else []
 
 
 def _against_after(report: Report) -> list[str]:
@@ -202,7 +216,11 @@ def _over_stages(report: Report, audit: str) -> str:
     """One line a run, one column a figure of its stage matrix; the same as differences; the matrix of the first run."""
     matrices = [m for m in report.matrices if m.audit == audit]
     labels = {run.name: run.label or run.name for run in report.runs}
-    parts = [_figures_of_stages([(labels[m.run], m.figures) for m in matrices])]
+    unit = _unit(report, audit)
+    what = "[What each column says](../continual.md#protocols-and-figures)" + (
+        f", of values in {unit}." if unit else "."
+    )
+    parts = [what, _figures_of_stages([(labels[m.run], m.figures) for m in matrices])]
     if differences := [(labels[m.run], m.differences) for m in matrices if m.differences]:
         parts += [_minus(report), _figures_of_stages(differences)]
     shown = [f for m in matrices for f in (*m.figures, *m.differences) if f.name.partition(" ")[0] in BETWEEN]
@@ -212,6 +230,11 @@ def _over_stages(report: Report, audit: str) -> str:
     stages = [[escape(s), *(number(v, 3) for v in row)] for s, row in zip(first.stages, first.values, strict=True)]
     parts += [f"{escape(labels[first.run])}, stage by stage:", table(["after", *map(escape, first.roles)], stages)]
     return "\n\n".join(parts)
+
+
+def _unit(report: Report, audit: str) -> str:
+    """What an audit counts in, "" for a share."""
+    return next((escape(s.unit) for s in report.scores if s.audit == audit and s.unit), "")
 
 
 def _figures_of_stages(runs: Sequence[tuple[str, Sequence[StageFigure]]]) -> str:
@@ -304,7 +327,7 @@ def _ends(values: Sequence[float]) -> str:
 def _direction(report: Report, role: str, audit: str) -> str:
     score = next(s for s in report.scores if (s.role, s.audit) == (role, audit))
     wanted = score.better.replace("nearer:", "nearer ")
-    return escape(f"{wanted} is better, {score.n} items")
+    return escape(", ".join(filter(None, (f"{wanted} is better", f"{score.n} items", score.unit))))
 
 
 def _costs(runs: Sequence[Run]) -> str:

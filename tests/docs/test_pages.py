@@ -26,6 +26,7 @@ Paper: A title (Someone, 2020), eq. 2.
 Tags: loss, toy
 Needs: ref
 Differs: nothing known.
+See: ``npo`` (its card), ``cut_cross_entropy``, ``toy_shrink`` and ``nowhere``.
 """
 
 from __future__ import annotations
@@ -88,8 +89,28 @@ def test_a_claim_without_evidence_is_called_not_measured(scripts: dict[str, Modu
 
     untested = type("Untested", (Claim,), {"says": "It works."})
     page = scripts["paper_pages"].paper_page(PaperEntry("npo", load_paper("npo").paper, (), (untested,)), None, set())
-    assert "**State**: claimed" in page
+    assert "**State**: claimed. Its parts are here, and" in page
     assert "### Untested\n\nIt works.\n\n**Verdict**: not measured yet" in page
+
+
+def test_a_claim_says_how_it_is_tested_measured_or_not(scripts: dict[str, ModuleType]) -> None:
+    from palimpsest.claim import Claim
+
+    tested = type("Tested", (Claim,), {"says": "It works.", "__doc__": "Two of *three*.\n\n    Shown when both do.\n"})
+    entry = PaperEntry("npo", load_paper("npo").paper, (), (tested,))
+    about = "### {}\n\nIt works.\n\n**Experiment**: Two of \\*three\\*.\n\nShown when both do.\n\n**Verdict**: {}"
+    page = scripts["paper_pages"].paper_page
+    assert about.format("Tested", "not measured yet") in page(entry, None, set())
+    evidence = {"verdict": "partly", "because": "One does.", "figures": []}
+    claims = [{"claim": f"Tested{budget}", "says": "It works.", "evidence": evidence} for budget in ("", " (gpu)")]
+    measured = page(entry, {"claims": claims}, set())
+    assert about.format("Tested", "partly. One does.") in measured
+    assert about.format("Tested (gpu)", "partly. One does.") in measured
+
+
+def test_a_planned_paper_says_so_and_leads_on(scripts: dict[str, ModuleType]) -> None:
+    page = scripts["paper_pages"].paper_page(PaperEntry("npo", load_paper("npo").paper, (), ()), None, set())
+    assert "**State**: planned. No part of it is here yet; [these papers](index.md#state=claimed) and" in page
 
 
 def test_a_study_of_one_seed_says_what_its_intervals_lack(scripts: dict[str, ModuleType]) -> None:
@@ -128,6 +149,10 @@ def test_a_method_page_shows_card_fields_and_functions(scripts: dict[str, Module
     assert "Shrinks the loss of a\\*b and c\\*d." in text
     assert "```text\nL = a * b < c\n```" in text
     assert "**Differs**: nothing known." in text and "**Code**" not in text
+    assert "**Tags**: [loss](../index.md#tag=loss), [toy](../index.md#tag=toy)" in text
+    assert "**Needs**: [ref](../../glossary.md#nouns)" in text
+    links = "[``npo``](../objectives/npo.md) (its card), [``cut_cross_entropy``](../kernels/cut_cross_entropy.md)"
+    assert f"**See**: {links}, ``toy_shrink`` and ``nowhere``." in text, "only what has a page is a link"
     assert "Part of [A paper](../../papers/npo.md)." in text
     assert "Calls ``shrink`` on &lt;each&gt; item." in text
     assert "In a recipe: `objective: [{on: role, toy_shrink: {}}]`." in text
@@ -171,14 +196,16 @@ def test_a_study_shows_what_was_watched_and_differences_to_the_retrained(scripts
     from palimpsest.report import Curve, Report, Run, Score, Versus
 
     runs = (Run("before", "before"), Run("after", "after", "naive"), Run("retrained", "baseline", "joint"))
-    scores = [Score(r.name, "old", "perplexity", 2.0, 1.9, 2.1, 96, better="lower") for r in runs]
+    scores = [Score(r.name, "old", "perplexity", 2.0, 1.9, 2.1, 96, better="lower", unit="nats/token") for r in runs]
     versus = Versus("after", "old", "perplexity", "retrained", "difference", 0.0312, 0.0201, 0.0423, 0.01)
     watched = Curve("after", "old/perplexity (every 8 steps)", ((0.0, 2.0), (8.0, 2.5)))
     report = Report("A study", "2026-11-24", runs=runs, scores=tuple(scores), versus=(versus,), curves=(watched,))
     page = scripts["study_pages"].study_page(report)
     cells = "2.00<br><small>1.90 to 2.10</small> | 0.031<br><small>0.020 to 0.042</small>"
     assert "old perplexity<br><small>minus retrained</small>" in page and f"| naive | {cells} |" in page
-    assert page.count("<figure>") == 1 and "old/perplexity (every 8 steps), mean over the seeds" in page
+    assert page.count("<figure>") == 1 and "old/perplexity (every 8 steps), in nats/token, mean over the seeds" in page
+    assert "lower is better, 96 items, nats/token" in page
+    assert "- [perplexity](../methods/audits/perplexity.md): How surprised the model is by text, in nats per" in page
     many = tuple(Curve("after", f"{i}/loss (every step)", ((0.0, 1.0),)) for i in range(7))
     assert "<figure>" not in scripts["study_pages"].study_page(Report("A study", "2026-11-24", runs=runs, curves=many))
 
