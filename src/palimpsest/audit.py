@@ -7,6 +7,7 @@ direction is better.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from palimpsest.views import Adapter
 
 __all__ = [
+    "NONNEGATIVE",
+    "SHARE",
+    "UNBOUNDED",
     "Audit",
+    "Bounds",
     "Row",
     "Scores",
     "Statistic",
@@ -37,6 +42,12 @@ Row = Mapping[str, Any]
 
 Statistic = Literal["mean", "auc", "harmonic_mean"]
 """How items become one figure: mean, area under the ROC curve of ``groups`` 1 against 0, or harmonic mean."""
+
+Bounds = tuple[float, float]
+"""The lowest and the highest value that there can be; infinite where there is no end."""
+SHARE: Bounds = (0.0, 1.0)
+NONNEGATIVE: Bounds = (0.0, math.inf)
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 Versus = Literal["difference", "relative", "ks"]
 """How a run is held against the reference run: difference, 100 (a - r) / r (PrivLeak), or a two-sample KS test."""
@@ -104,7 +115,8 @@ class Scores:
 
     ``items`` [N] float; ``ids`` N names; ``better`` says in which direction an improvement lies, or
     ``nearer:<run>`` when the reference run is the goal.  ``groups`` [N] holds 0 or 1 where the statistic
-    compares two groups.  ``outputs`` are generated texts, shown side by side in the report.
+    compares two groups.  ``outputs`` are generated texts, shown side by side in the report.  ``bounds`` are those of
+    the items, whatever the model; intervals end there.
     """
 
     name: str
@@ -118,6 +130,7 @@ class Scores:
     outputs: tuple[str, ...] | None = None
     unit: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
+    bounds: Bounds = UNBOUNDED
 
     def __post_init__(self) -> None:
         if self.items.ndim != 1 or len(self.items) != len(self.ids):
@@ -135,6 +148,11 @@ class Scores:
             )
         if self.groups is not None and self.groups.shape != self.items.shape:
             raise ValueError(f"{self.name}: groups of shape {tuple(self.groups.shape)} for {len(self.ids)} items.")
+
+    @property
+    def range(self) -> Bounds:
+        """The bounds of the figure: an AUC is a share, and a mean lies among its items."""
+        return SHARE if self.statistic == "auc" else self.bounds
 
 
 class Audit(Protocol):

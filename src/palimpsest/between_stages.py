@@ -6,7 +6,7 @@ items were kept, a resample draws the items of a task once for all its measureme
 The worst of many noisy measurements is worse than the worst of what they measure, and that of a resample is worse once
 more, by about as much.  So these intervals are mirrored about the figure (the basic bootstrap), which takes most of it
 off again, and widened to the figure where it would stand outside.  Where items are missing the intervals are
-Student's, over the seeds alone.
+Student's, over the seeds alone.  Both end where the figure cannot be.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from palimpsest.audit import UNBOUNDED, Bounds
 from palimpsest.curves import (
     CurveFigure,
     StepCurves,
@@ -34,7 +35,7 @@ from palimpsest.curves import (
 )
 from palimpsest.report import StageFigure
 from palimpsest.resample import Array, blocks, draw_counts, over_seeds, student_quantile
-from palimpsest.statistics import expanded_interval
+from palimpsest.statistics import Interval, changes, expanded_interval
 from palimpsest.watch import Watched
 from palimpsest.watched_items import Items, kept
 
@@ -96,13 +97,21 @@ class Between:
     """One audit of one run, seed by seed; without seeds nothing was watched, or not all of it."""
 
     seeds: Sequence[_Seed]
+    bounds: Bounds = UNBOUNDED
+    """Those of the audit."""
 
     @classmethod
-    def of(cls, taught: Mapping[str, int], better: str, watched: Sequence[Sequence[Watched | None]]) -> Between:
+    def of(
+        cls,
+        taught: Mapping[str, int],
+        better: str,
+        watched: Sequence[Sequence[Watched | None]],
+        bounds: Bounds = UNBOUNDED,
+    ) -> Between:
         """From what each seed's stages watched; ``taught`` has the stage of each task by the name of its curve."""
         seeds = [_seed(stages, taught, better) for stages in watched]
         whole = [own for own in seeds if own is not None]
-        return cls(whole if len(whole) == len(seeds) else [])
+        return cls(whole if len(whole) == len(seeds) else [], bounds)
 
     @property
     def suffix(self) -> str:
@@ -121,7 +130,8 @@ class Between:
         if not self.seeds:
             return []
         drawn = _drawn([self], resamples, seed)
-        return _with_intervals(self.values, None if drawn is None else drawn[0], self._fewest, self.suffix)
+        found = _with_intervals(self.values, None if drawn is None else drawn[0], self._fewest, self.suffix)
+        return [_within(figure, _range(figure.name, self.bounds)) for figure in found]
 
     def differences(self, other: Between, resamples: int, seed: int) -> list[StageFigure]:
         """The figures minus those of ``other``, paired by item and by seed."""
@@ -135,7 +145,8 @@ class Between:
         if drawn is not None:
             one, two = drawn
             less = {name: np.subtract(one[name], two[name]) for name in one if name in two}
-        return _with_intervals(values, less, self._fewest, self.suffix, signed=True)
+        found = _with_intervals(values, less, self._fewest, self.suffix)
+        return [_within(figure, changes(_range(figure.name, self.bounds))) for figure in found]
 
     @property
     def _fewest(self) -> int:
@@ -226,10 +237,20 @@ def _of_seeds(arm: Between, draws: Sequence[Sequence[Array]], shared: bool) -> d
     return {name: np.stack(values) for name, values in found.items() if len(values) == len(arm.seeds)}
 
 
-def _with_intervals(
-    values: _Values, drawn: Mapping[str, Array] | None, items: int, suffix: str, *, signed: bool = False
-) -> list[StageFigure]:
-    """Means over the seeds with which a figure is defined; differences are ``signed``."""
+def _range(name: str, bounds: Bounds) -> Bounds:
+    """The bounds of a figure of an audit with these ``bounds``: what is lost is at least 0, and its area has no end."""
+    if name.startswith("gap_area"):
+        return 0.0, math.inf
+    return (0.0, bounds[1] - bounds[0]) if name.startswith(("gap", "windowed")) else bounds
+
+
+def _within(figure: StageFigure, bounds: Bounds) -> StageFigure:
+    interval = Interval(figure.value, figure.low, figure.high).within(bounds)
+    return dataclasses.replace(figure, low=interval.low, high=interval.high)
+
+
+def _with_intervals(values: _Values, drawn: Mapping[str, Array] | None, items: int, suffix: str) -> list[StageFigure]:
+    """Means over the seeds with which a figure is defined."""
     found = []
     for name, own in values.items():
         known = [value for value in own if value is not None]
@@ -240,17 +261,16 @@ def _with_intervals(
         elif drawn is None or name not in drawn:
             found.append(StageFigure(name + suffix, *_over_seeds(known)))
         else:
-            floor = 0.0 if name.startswith(("gap", "windowed")) and not signed else -math.inf
-            ends = _mirrored(fmean(known), drawn[name], items, floor)
+            ends = _mirrored(fmean(known), drawn[name], items)
             found.append(StageFigure(name + suffix, fmean(known), *ends, over_items=True))
     return found
 
 
-def _mirrored(value: float, drawn: Array, items: int, floor: float) -> tuple[float, float]:
-    """Ends of the interval from draws [S, R] of so many items, which holds ``value`` and nothing below ``floor``."""
+def _mirrored(value: float, drawn: Array, items: int) -> tuple[float, float]:
+    """Ends of the interval from draws [S, R] of so many items, which holds ``value``."""
     counts = draw_counts(np.random.default_rng(0), drawn.shape[1], None, len(drawn))
     interval = expanded_interval(value, 2 * value - over_seeds(drawn, counts), items, len(drawn))
-    return max(min(interval.low, value), floor), max(interval.high, value)  # in this order nan stays nan
+    return min(interval.low, value), max(interval.high, value)  # in this order nan stays nan
 
 
 def _over_seeds(values: Sequence[float]) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@
 Between two stages the model is a plain one, so that audits, edits and files know nothing of adapters.  What a later
 stage needs to go on is a state beside those of the objectives, and goes their way: to the disk, to variants, and to a
 run that was killed.  To go on, what was merged is subtracted again: the frozen weights are then as they were up to the
-rounding of one addition, which is the same in every life of a run.
+rounding of one addition, which is the same in every life of a run on one device.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from palimpsest.audit import Row
 from palimpsest.augment import Augment
 from palimpsest.data import load_rows, located, row_digest, row_key
 from palimpsest.mix import check_shares, mixed
+from palimpsest.named_roles import looked_at
 from palimpsest.procedure import Rewrite, takes
 from palimpsest.recipe import Baseline, Recipe, RecipeError, Stage, keys, short, suggest, validated
 from palimpsest.recipe_parts import compile_part
@@ -58,10 +59,11 @@ def _kind(spec: Any, place: str) -> str:
 
 
 def parts_of(spec: Any) -> list[str]:
-    """The roles that a union, a mix or a rewritten role is made of; none for any other role."""
+    """The roles that a union, a mix, a rewritten or a paired role is made of; none for any other role."""
     if isinstance(spec, dict):
         mixed_in = [role for role, share in spec["mix"].items() if share] if "mix" in spec else []
-        return [spec["of"]] if "rewrite" in spec else mixed_in
+        paired = paired_with(spec)
+        return [spec["of"]] if "rewrite" in spec else [paired] if paired is not None else mixed_in
     return list(spec) if isinstance(spec, list) else []
 
 
@@ -344,7 +346,7 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
         for term in stage.objective:
             named = term.get("on", [])
             for role in [named] if isinstance(named, str) else named:
-                used |= sources_of(paired_with(roles.get(role)) or role, roles) | {role}
+                used |= sources_of(role, roles)
     return used
 
 
@@ -373,10 +375,11 @@ TRAINED_ON = ("prompt", "completion", "text", "messages", "inputs", "label")
 
 
 def refuse_seen_rows(baselines: Sequence[Baseline], recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
-    """A model retrained without some rows must not find them in another role, where only their content tells."""
+    """A model retrained without some rows must not find them in another role, nor a mask of it; their content tells."""
     for baseline in (b for b in baselines if b.unseen in rows):
         hidden = {_content(row): row for row in rows[str(baseline.unseen)]}
-        for role in sorted(training_roles(baseline.stages, recipe.roles)):
+        beside = {role for stage in baseline.stages for role in looked_at(stage, recipe.roles)}
+        for role in sorted(training_roles(baseline.stages, recipe.roles) | beside):
             seen = list(dict.fromkeys(key for row in rows.get(role, ()) if (key := _content(row)) in hidden))
             if seen:
                 raise RecipeError(

@@ -204,6 +204,7 @@ class _Work:
 
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
+        torch.manual_seed(seed)  # a network of the user's own draws its start from it, whatever was done before
         loaded = one_after_the_other(
             lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
         )

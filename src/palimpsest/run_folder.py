@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.audit import Scores
+from palimpsest.audit import UNBOUNDED, Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.recipe import Recipe, RecipeError, short, to_yaml
 from palimpsest.yaml_text import parse
@@ -141,6 +141,7 @@ def _entry(scores: Scores) -> dict[str, Any]:
     entry = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
     entry["items"] = scores.items.tolist()
     entry["groups"] = None if scores.groups is None else scores.groups.tolist()
+    entry["bounds"] = [end if math.isfinite(end) else None for end in scores.bounds]
     entry["extra"] = {name: value if math.isfinite(value) else None for name, value in scores.extra.items()}
     return entry
 
@@ -160,6 +161,7 @@ def read_scores(file: Path, audit: str | None = None) -> list[Scores]:
 
 def _scores(entry: dict[str, Any]) -> Scores:
     groups, outputs = entry["groups"], entry["outputs"]
+    low, high = entry.get("bounds", (None, None))  # which files once did not have
     extra = {name: math.nan if value is None else value for name, value in entry["extra"].items()}
     return Scores(
         **{
@@ -169,5 +171,6 @@ def _scores(entry: dict[str, Any]) -> Scores:
             "groups": None if groups is None else torch.tensor(groups),
             "outputs": None if outputs is None else tuple(outputs),
             "extra": extra,
+            "bounds": (UNBOUNDED[0] if low is None else low, UNBOUNDED[1] if high is None else high),
         }
     )

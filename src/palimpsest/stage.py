@@ -32,7 +32,7 @@ from palimpsest.recipe_parts import (
     compile_reference,
     compile_training,
 )
-from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache
+from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache, fingerprint
 from palimpsest.roles import Roles
 from palimpsest.select import Selection, Selector
 from palimpsest.stage_watch import kept, watch_of
@@ -234,12 +234,14 @@ class _Work:
         working = self.model
         kind = compile_reference(stage.reference, self.place)
         origin = self._origin(kind, total)
+        # Before an adapter that goes on is taken out of the weights, which rounds otherwise on another device.
+        mark = agreed(lambda: fingerprint(self.model)) if total is not None and total.needs("ref") else ""
         if stage.lora is not None:
             working = low_rank.attach(working, stage.lora, self.trained.states, self.seed, f"{self.place}.lora")
         layers = compile_layers(stage.layers, f"{self.place}.layers", allow_imports=self.allow_imports)
         installed: list[Any] = []
         try:
-            reference = origin or self._reference(kind, total, working)
+            reference = origin or self._reference(kind, total, working, mark)
             for layer in layers:
                 layer.install(working)
                 installed.append(layer)
@@ -270,8 +272,8 @@ class _Work:
         model.load_state_dict(dict(self.trained.start))
         return Frozen(model)
 
-    def _reference(self, kind: str | Slow, total: Total | None, model: nn.Module) -> Reference | None:
-        """The model as it is now, before any edit, in the cheapest form that is exact."""
+    def _reference(self, kind: str | Slow, total: Total | None, model: nn.Module, mark: str) -> Reference | None:
+        """The model as it is now, before any edit, in the cheapest form that is exact; ``mark`` is its fingerprint."""
         wanted = total.needs("ref") if total is not None else ()
         if total is None or not wanted or isinstance(kind, Slow):
             return None
@@ -280,25 +282,26 @@ class _Work:
             kind = "copy" if drawn or total.taps_of("ref") else "cached"
         if kind == "cached":
             file = self.folder / "reference.safetensors"
-            agreed(lambda: self._store_reference(file, total, model, wanted))
-            return Cached.load(file)
+            agreed(lambda: self._store_reference(file, total, model, wanted, mark))
+            stored = Cached.load(file)
+            if stored.model not in ("", mark):
+                raise RecipeError(
+                    f"{self.place}: its model is not the one with which it began, of which {file} knows what it said;"
+                    " choose another folder with --out, or delete that one."
+                )
+            return stored
         if kind == "adapter_off":
             return AdapterOff(model)
         return Copy(model)
 
-    def _store_reference(self, file: Path, total: Total, model: nn.Module, wanted: Sequence[str]) -> None:
+    def _store_reference(self, file: Path, total: Total, model: nn.Module, wanted: Sequence[str], mark: str) -> None:
         """What the model says at the start of the stage, where a stage that was stopped is again before it goes on."""
-        if not file.exists():
-            half = torch.bfloat16 if self._training().precision == "bfloat16" else None
-            cache(self.roles, model, wanted, full=bool(total.needs("ref:logits")), autocast=half).save(file)
+        if file.exists():
             return
-        try:
-            Cached.load(file, model)
-        except ValueError:
-            raise RecipeError(
-                f"{self.place}: its model is not the one with which it began, of which {file} knows what it said;"
-                " choose another folder with --out, or delete that one."
-            ) from None
+        half = torch.bfloat16 if self._training().precision == "bfloat16" else None
+        stored = cache(self.roles, model, wanted, full=bool(total.needs("ref:logits")), autocast=half)
+        stored.model = mark
+        stored.save(file)
 
     def _training(self) -> Training:
         return compile_training(self.stage, self.place, allow_imports=self.allow_imports)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from palimpsest.audit import Scores
+from palimpsest.audit import UNBOUNDED, Bounds, Scores
 from palimpsest.between_stages import Between
 from palimpsest.continual import FIGURES, Cells, MatrixFigure, StageMatrix, intervals, matrix_of
 from palimpsest.report import Matrix, StageFigure
 from palimpsest.resample import Array
 from palimpsest.run_folder import read_scores
-from palimpsest.statistics import Interval
+from palimpsest.statistics import Interval, changes
 from palimpsest.watch import Watched
 
 __all__ = ["BEFORE", "Staged", "WatchedStages", "stage_matrices"]
@@ -32,6 +32,12 @@ BEFORE = "before"
 
 AFTER = "after"
 """The run whose figures are taken off those of the others."""
+
+LEVELS = ("overall_performance", "average_performance", "performance_when_taught")
+"""Figures that are means of what was measured; the others are means of differences of that."""
+
+UNBOUNDED_FIGURES = ("forgotten_per_gained", "forward_transfer")
+"""A quotient, and what is held against a level of chance that the user gives."""
 
 Rows = Sequence[tuple[str, Path]]
 """Of one seed: each stage and the file of what was measured after it; first what was before any of them."""
@@ -54,6 +60,7 @@ class _Sequence:
     roles: Sequence[str]
     taught: Sequence[int | None]
     better: str
+    bounds: Bounds
     cells: Sequence[Cells]
     chance: Sequence[float] | None
     between: Between
@@ -110,15 +117,16 @@ def _sequence(
     cells: list[Cells] = [[[own.get(role) for role in roles] for own in rows] for rows in measured]
     better = first[roles[0]].better
     places = {f"{role}/{audit}": stages.index(stage) for stage, role in tasks.items()}
-    between = Between.of(places, better, list(watched.values()))
+    bounds = first[roles[0]].range
+    between = Between.of(places, better, list(watched.values()), bounds)
     levels = None if chance is None else [chance] * len(roles)
-    return _Sequence(run, audit, stages, roles, taught, better, cells, levels, between)
+    return _Sequence(run, audit, stages, roles, taught, better, bounds, cells, levels, between)
 
 
 def _matrix(own: _Sequence, resamples: int, seed: int) -> Matrix:
     values = np.mean([matrix_of(cells, own.taught).values for cells in own.cells], axis=0)  # [S + 1, roles]
     found = intervals(own.cells, own.taught, chance=own.chance, resamples=resamples, seed=seed)
-    figures = (*_figures(found), *own.between.figures(resamples, seed))
+    figures = (*_figures(found, own.bounds), *own.between.figures(resamples, seed))
     rows = tuple(map(tuple, values.tolist()))
     return Matrix(own.audit, tuple(own.stages), tuple(own.roles), rows, own.better, own.run, figures)
 
@@ -134,7 +142,7 @@ def _differences(own: _Sequence, other: _Sequence, resamples: int, seed: int) ->
         for name, figure in FIGURES.items()
     }
     found = intervals(both, own.taught, wanted, chance=own.chance, resamples=resamples, seed=seed)
-    return (*_figures(found), *own.between.differences(other.between, resamples, seed))
+    return (*_figures(found, changes(own.bounds)), *own.between.differences(other.between, resamples, seed))
 
 
 def _minus(matrix: StageMatrix, figure: MatrixFigure, rows: int, taught: tuple[int | None, ...]) -> Array | None:
@@ -144,11 +152,13 @@ def _minus(matrix: StageMatrix, figure: MatrixFigure, rows: int, taught: tuple[i
     return None if own is None or other is None else np.subtract(own, other)
 
 
-def _figures(found: Mapping[str, Interval | None]) -> list[StageFigure]:
-    """Undefined figures are nan."""
+def _figures(found: Mapping[str, Interval | None], bounds: Bounds) -> list[StageFigure]:
+    """Undefined figures are nan; ``bounds`` are those of the means of cells, or of their differences."""
+    ends = {name: bounds if name in LEVELS else changes(bounds) for name in found if name not in UNBOUNDED_FIGURES}
+    whole = {name: None if i is None else i.within(ends.get(name, UNBOUNDED)) for name, i in found.items()}
     return [
         StageFigure(name) if i is None else StageFigure(name, i.value, i.low, i.high, over_items=True)
-        for name, i in found.items()
+        for name, i in whole.items()
     ]
 
 

@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 from torch import Tensor
 
-from palimpsest.audit import Scores, Statistic
+from palimpsest.audit import Bounds, Scores, Statistic
 from palimpsest.resample import (
     Arms,
     Array,
@@ -44,6 +44,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_over_seeds",
     "bootstrap_p",
+    "changes",
     "combined_bootstrap",
     "distance_change",
     "expanded_interval",
@@ -71,6 +72,15 @@ class Interval:
     def contains(self, value: float) -> bool:
         """Whether ``value`` lies within the interval; false where the interval is undefined."""
         return self.low <= value <= self.high
+
+    def within(self, bounds: Bounds) -> Interval:
+        """Without what lies beyond the ``bounds`` of the figure; an end that is undefined stays so.
+
+        Seeds are drawn with a widened spread, and mirrored intervals and Student's are symmetric, so that all of them
+        may reach farther than the figure can.  The truth does not lie there: nothing is lost that might have held it.
+        """
+        low, high = min(bounds[0], self.value), max(bounds[1], self.value)  # rounding may have carried the value beyond
+        return Interval(self.value, max(self.low, low), min(self.high, high))  # in this order nan stays nan
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,8 @@ def bootstrap(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> Interv
 
 def bootstrap_over_seeds(scores: Sequence[Scores], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The figure of one run, averaged over its seeds, with an interval over items and seeds."""
-    return combined_bootstrap([scores], lambda run: run, resamples=resamples, seed=seed)
+    found = combined_bootstrap([scores], lambda run: run, resamples=resamples, seed=seed)
+    return found.within(scores[0].range)
 
 
 def paired_bootstrap(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -126,7 +137,8 @@ def paired_bootstrap_over_seeds(
 
     Where both have the same number of seeds, seed i of one is paired with seed i of the other.
     """
-    return combined_bootstrap([before, after], lambda b, a: a - b, resamples=resamples, seed=seed)
+    found = combined_bootstrap([before, after], lambda b, a: a - b, resamples=resamples, seed=seed)
+    return found.within(changes(before[0].range))
 
 
 def relative_difference(
@@ -149,7 +161,13 @@ def distance_change(
 ) -> Interval:
     """|after - reference| - |before - reference|: below 0 when the run came nearer to the reference."""
     arms = [before, after, reference]
-    return combined_bootstrap(arms, lambda b, a, r: np.abs(a - r) - np.abs(b - r), resamples=resamples, seed=seed)
+    found = combined_bootstrap(arms, lambda b, a, r: np.abs(a - r) - np.abs(b - r), resamples=resamples, seed=seed)
+    return found.within(changes(before[0].range))
+
+
+def changes(bounds: Bounds) -> Bounds:
+    """The bounds of a difference of two figures that lie within ``bounds``."""
+    return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
 def combined_bootstrap(arms: Arms, combine: Callable[..., Array], *, resamples: int = 2000, seed: int = 0) -> Interval:

@@ -19,7 +19,7 @@ from palimpsest import names
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.adapters.causal_lm_subject import CausalLMSubject
 from palimpsest.adapters.classifier import Classifier, ClassifierSubject
-from palimpsest.audit import Row, Scores, Subject
+from palimpsest.audit import SHARE, Row, Scores, Subject
 from palimpsest.card import method_cards
 from palimpsest.loop import Training, fit
 from palimpsest.objective import on
@@ -134,6 +134,15 @@ def test_one_finite_value_per_item(name: str) -> None:
     assert scores.better in ("higher", "lower") or scores.better.startswith("nearer:")
     assert scores.statistic != "auc" or scores.groups is not None
     assert scores.outputs is None or len(scores.outputs) == len(scores.ids)
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_every_item_lies_within_the_bounds_that_the_audit_states(name: str) -> None:
+    """An audit that says of its values that they lie in [0, 1], or are 0 or 1, states these bounds."""
+    scores, said = usual(name), type(built(name)).__call__.__doc__ or ""
+    low, high = scores.bounds
+    assert low - 1e-6 <= float(scores.items.min()) and float(scores.items.max()) <= high + 1e-6
+    assert ("in [0, 1]" not in said and "0 or 1" not in said) or scores.bounds == SHARE or "above 0" in said
 
 
 def test_the_language_model_says_something_of_its_own() -> None:

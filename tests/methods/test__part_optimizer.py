@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,3 +77,25 @@ def test_matrices_too_small_for_the_rank_are_told_of_or_refused() -> None:
         GaLore([small], lr=0.01, rank=2)
     with pytest.raises(ValueError, match=r"too small for the rank 3; lower the rank, or move it to a group with"):
         GaLore([{"params": [small[1]], "project": True}], lr=0.01, rank=3)
+
+
+def test_the_warning_names_the_line_that_made_the_optimizer() -> None:
+    """However many constructors lie between, and for a group that is added later."""
+
+    class Own(GaLore):
+        def __init__(self, params: object, rank: int) -> None:
+            super().__init__(params, rank=rank)  # type: ignore[arg-type]  # the line that calls into Palimpsest
+
+    named = [("0.attn.weight", nn.Parameter(torch.randn(6, 5))), ("1.attn.weight", nn.Parameter(torch.randn(6, 2)))]
+    more = [("2.attn.weight", nn.Parameter(torch.randn(6, 5))), ("3.attn.weight", nn.Parameter(torch.randn(6, 2)))]
+    with pytest.warns(UserWarning, match="takes full steps") as told:
+        optimizer = GaLore(named, rank=2)
+        optimizer.add_param_group({"params": more})
+        Own(named, 2)
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert [warning.filename for warning in told] == [__file__] * 3
+    assert [lines[warning.lineno - 1].strip().partition("#")[0].strip() for warning in told] == [
+        "optimizer = GaLore(named, rank=2)",
+        'optimizer.add_param_group({"params": more})',
+        "super().__init__(params, rank=rank)",
+    ]

@@ -101,9 +101,27 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, rewind: bool, 
 
     with pytest.raises(Interrupted):
         run(tmp_path / "killed", rewind, on_step=kill)
-    run(tmp_path / "killed", rewind)
+    _, result = run(tmp_path / "killed", rewind)
     one, other = kept(tmp_path / "whole"), kept(tmp_path / "killed")
     assert all(same(one[end], other[end]) for end in BUDGETS)
+    assert (result.steps, result.tokens) == ((46, 4 * 46) if rewind else (40, 4 * 40)), "as in one life"
+
+
+def test_the_seconds_of_earlier_lives_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that moves by a second with every step, each step counts once, whoever took it."""
+    now = [0.0]
+    monkeypatch.setattr("palimpsest.loop.time.perf_counter", lambda: now[0])
+
+    def tick(progress: Progress, until: int = 40) -> None:
+        now[0] += 1.0
+        if progress.step == until:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, rewind=True, on_step=lambda progress: tick(progress, 17))
+    now[0] += 1000.0
+    _, result = run(tmp_path, rewind=True, on_step=lambda progress: tick(progress, 41))
+    assert result.seconds == 46.0
 
 
 @pytest.mark.parametrize(("rewind", "again"), [(False, 0), (True, 8)])
@@ -138,13 +156,45 @@ def test_further_budgets_go_on_from_where_the_main_branch_stood(
     if after is not None:
         with pytest.raises(Interrupted):
             run(folder, rewind, on_step=look)
-    run(folder, rewind, on_step=look)
+    _, result = run(folder, rewind, on_step=look)
+    assert (result.steps, result.tokens) == ((46, 4 * 46) if rewind else (40, 4 * 40)), "what all budgets cost"
     assert seen[0] == branch + 1 and len(seen) == 40 - branch
     run(tmp_path / "whole", rewind)
     one, other = kept(tmp_path / "whole"), kept(folder)
     assert all(same(one[end], other[end]) for end in BUDGETS)
     assert [p.name for p in main_branch(folder).iterdir()] == [f"step-{32 if rewind else 40:08d}"]
     assert not [p for p in folder.iterdir() if p.name.startswith((".", "leg-", "step-"))]
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+@pytest.mark.parametrize(
+    ("training", "schedule", "message"),
+    [
+        ({"lr": 0.01}, {}, r"trained with lr 0\.02, not 0\.01; give it the same, or choose another folder"),
+        ({"weight_decay": 0.1}, {}, r"with weight_decay 0\.0, not 0\.1"),
+        ({"optimizer": "sgd"}, {}, r"with optimizer adamw, not sgd"),
+        ({}, {"warmup": 0.1}, r"with warm-up steps 2\.0, not 4\.0"),
+        ({}, {"decay": 0.1}, r"with decay 0\.2, not 0\.1"),
+        ({}, {"budgets": (20, 40)}, r"with budgets \[10, 20\], not \[20, 40\]"),
+    ],
+)
+def test_further_budgets_go_on_with_the_same_settings(
+    tmp_path: Path, rewind: bool, training: dict[str, Any], schedule: dict[str, Any], message: str
+) -> None:
+    """Others would give models that no single run gives; the folder is left as it was."""
+    fewer = dataclasses.replace(TRAINING, steps=20, schedule=WSDS(BUDGETS[:2], warmup=0.1, decay=0.2))
+    model, roles = fresh()
+    SeveralBudgets(rewind)(model, roles, LOSS, fewer, seed=3, folder=tmp_path)
+    own = dataclasses.replace(TRAINING, schedule=dataclasses.replace(SCHEDULE, **schedule), **training)
+    with pytest.raises(ValueError, match=message):
+        SeveralBudgets(rewind)(model, roles, LOSS, own, seed=3, folder=tmp_path)
+    with pytest.raises(ValueError, match="trained with rewind"):
+        SeveralBudgets(not rewind)(model, roles, LOSS, TRAINING, seed=3, folder=tmp_path)
+    with pytest.raises(ValueError, match="trained with seed 3, not 4"):
+        SeveralBudgets(rewind)(model, roles, LOSS, TRAINING, seed=4, folder=tmp_path)
+    model, _ = run(tmp_path, rewind)
+    whole, _ = run(tmp_path / "whole", rewind)
+    assert same(model.state_dict(), whole.state_dict())
 
 
 def test_steps_of_budgets() -> None:

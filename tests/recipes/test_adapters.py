@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from palimpsest import low_rank, reference
 from palimpsest.loaded import load_model
 from palimpsest.loop import Interrupted, Progress, Training, fit
 from palimpsest.low_rank import ADAPTER, AVERAGE, attach, merge, without_adapter
@@ -147,6 +148,33 @@ def test_a_stopped_run_ends_with_the_same_bits(raw: dict[str, Any], tmp_path: Pa
         trained, (_, found) = stages(recipe, tmp_path / "stopped")
         assert all(torch.equal(v, wanted[n]) for n, v in found.items())
         assert {m: sorted(s) for m, s in trained.states.items()} == {m: sorted(s) for m, s in whole.states.items()}
+
+
+def test_a_stopped_stage_goes_on_where_its_adapter_is_taken_out_with_another_rounding(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another device: the stage knows its model by the weights that lie on the disk. They are read once."""
+    raw["stages"][1]["objective"] = [{"on": "second", "npo": {}}]
+    recipe = parse_recipe(raw)
+    with pytest.raises(Interrupted):
+        stages(recipe, tmp_path, (1, 2))
+    file, took, read, opened = tmp_path / "1" / "reference.safetensors", low_rank._take_up, reference.read_tensors, []
+
+    def rounded(wrapped: nn.Module, *others: Any) -> None:
+        took(wrapped, *others)
+        with torch.no_grad():
+            for name, value in wrapped.named_parameters():
+                if "base_layer" in name:
+                    value.mul_(1 + 1e-6)
+
+    def look(path: Path) -> Any:
+        opened.append(path)
+        return read(path)
+
+    monkeypatch.setattr(low_rank, "_take_up", rounded)
+    monkeypatch.setattr(reference, "read_tensors", look)
+    stages(recipe, tmp_path)
+    assert opened == [file]
 
 
 def test_variants_go_on_from_the_same_adapter(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "Accuracy"]
 
@@ -31,7 +31,7 @@ class Accuracy:
         rows = role_rows(data, role, "accuracy")
         labels = torch.tensor([int(label) for label in column(rows, "label", role, "accuracy")])
         items = (subject.predict(rows).argmax(-1) == labels).double()
-        return Scores("accuracy", items, row_ids(rows, role), role=role)
+        return Scores("accuracy", items, row_ids(rows, role), role=role, bounds=SHARE)
 
 
 METHOD = Accuracy

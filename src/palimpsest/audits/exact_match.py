@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "ExactMatch", "matches_answer"]
 
@@ -54,7 +54,7 @@ class ExactMatch:
         outputs = subject.generate(rows, self.max_new_tokens)
         found = [float(matches_answer(o, str(a), self.mode)) for o, a in zip(outputs, answers, strict=True)]
         items = torch.tensor(found, dtype=torch.float64)
-        return Scores("exact_match", items, row_ids(rows, role), role=role, outputs=tuple(outputs))
+        return Scores("exact_match", items, row_ids(rows, role), role=role, outputs=tuple(outputs), bounds=SHARE)
 
 
 METHOD = ExactMatch

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, role_rows, row_ids
 
 __all__ = ["METHOD", "ExtractionStrength", "extraction_strength"]
 
@@ -41,7 +41,7 @@ class ExtractionStrength:
         """One value in [0, 1] per row."""
         rows = role_rows(data, role, "extraction_strength")
         items = torch.tensor([extraction_strength(m) for m in subject.matches(rows)], dtype=torch.float64)
-        return Scores("extraction_strength", items, row_ids(rows, role), role=role)
+        return Scores("extraction_strength", items, row_ids(rows, role), role=role, bounds=SHARE)
 
 
 METHOD = ExtractionStrength

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "FinalAnswer", "Outcome", "number", "outcome", "read_answer"]
 
@@ -116,7 +116,8 @@ class FinalAnswer:
         if extra["unreadable"] < 1:
             extra["right among readable"] = extra["right"] / (1 - extra["unreadable"])
         items = torch.tensor(counted, dtype=torch.float64)
-        return Scores("final_answer", items, row_ids(rows, role), role=role, outputs=tuple(outputs), extra=extra)
+        ids = row_ids(rows, role)
+        return Scores("final_answer", items, ids, role=role, outputs=tuple(outputs), extra=extra, bounds=SHARE)
 
 
 METHOD = FinalAnswer

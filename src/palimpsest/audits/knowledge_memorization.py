@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 from palimpsest.audits.rouge import rouge_items
 
 __all__ = ["METHOD", "STOP", "KnowledgeMemorization", "cut", "few_shot_prompt"]
@@ -62,7 +62,7 @@ class KnowledgeMemorization:
             asked = [{"text_prefix": few_shot_prompt(str(q), self.few_shot)} for q in questions]
         outputs = [cut(text) for text in subject.generate(asked, self.max_new_tokens)]
         items = rouge_items([str(g) for g in gold], outputs, self.measure)
-        return Scores(name, items, row_ids(rows, role), role=role, outputs=tuple(outputs))
+        return Scores(name, items, row_ids(rows, role), role=role, outputs=tuple(outputs), bounds=SHARE)
 
 
 METHOD = KnowledgeMemorization

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Audit, Row, Scores, Subject, Unmeasurable, column, role_rows
+from palimpsest.audit import SHARE, Audit, Row, Scores, Subject, Unmeasurable, column, role_rows
 from palimpsest.audits.probability import Probability
 from palimpsest.audits.rouge import Rouge
 from palimpsest.audits.truth_ratio import Mean, TruthRatio
@@ -60,7 +60,7 @@ class ModelUtility:
                 scores = audit(subject, data, name)
                 values[f"{name}/{scores.name}"] = float(scores.items.double().mean())
         items = torch.tensor(list(values.values()), dtype=torch.float64)
-        return Scores("model_utility", items, tuple(values), role=role, statistic="harmonic_mean")
+        return Scores("model_utility", items, tuple(values), role=role, statistic="harmonic_mean", bounds=SHARE)
 
 
 METHOD = ModelUtility

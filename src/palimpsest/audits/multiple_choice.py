@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "MultipleChoice", "chosen"]
 
@@ -64,7 +64,7 @@ class MultipleChoice:
         scores = torch.stack([logp.sum() if self.per == "answer" else logp.mean() for logp in found])
         own = torch.split(scores, [1 + len(w) for w in wrong])
         items = torch.stack([chosen(s[0], s[1:]) for s in own])
-        return Scores("multiple_choice", items, row_ids(rows, role), role=role)
+        return Scores("multiple_choice", items, row_ids(rows, role), role=role, bounds=SHARE)
 
 
 METHOD = MultipleChoice

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 from palimpsest.audits.exact_match import matches_answer
 
 __all__ = ["METHOD", "NeedleRetrieval", "found_share"]
@@ -50,7 +50,8 @@ class NeedleRetrieval:
         shares = [found_share(output, answer) for output, answer in zip(outputs, answers, strict=True)]
         items = torch.tensor(shares, dtype=torch.float64)
         ids = row_ids(rows, role)
-        return Scores("needle_retrieval", items, ids, role=role, outputs=tuple(outputs), extra=_by_depth(items, rows))
+        extra = _by_depth(items, rows)
+        return Scores("needle_retrieval", items, ids, role=role, outputs=tuple(outputs), extra=extra, bounds=SHARE)
 
 
 def _by_depth(items: Tensor, rows: Sequence[Row]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 from palimpsest.audits.exact_match import matches_answer
 from palimpsest.objectives.confidence_limited import log_coverage
 from palimpsest.roles import seeded
@@ -71,7 +71,8 @@ class PassAtN:
         rows = role_rows(data, role, "pass_at_n")
         if self.how == "exact":
             logp = torch.stack([row.double().sum() for row in subject.logp(rows)])  # [N]
-            return Scores("pass_at_n", log_coverage(logp, self.n).exp(), row_ids(rows, role), role=role)
+            items = log_coverage(logp, self.n).exp()
+            return Scores("pass_at_n", items, row_ids(rows, role), role=role, bounds=SHARE)
         column(rows, "prompt", role, "pass_at_n")
         if self.checker is None:
             column(rows, "answer", role, "pass_at_n")
@@ -81,7 +82,7 @@ class PassAtN:
         right = [[self._right(text, row) for text in texts] for texts, row in zip(drawn, rows, strict=True)]
         items = torch.tensor([pass_at_n(count, sum(found), self.n) for found in right], dtype=torch.float64)
         shown = tuple(texts[found.index(True)] if any(found) else texts[0] for texts, found in zip(drawn, right))
-        return Scores("pass_at_n", items, ids, role=role, outputs=shown)
+        return Scores("pass_at_n", items, ids, role=role, outputs=shown, bounds=SHARE)
 
     def _right(self, output: str, row: Row) -> bool:
         if self.checker is not None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, role_rows, row_ids
+from palimpsest.audit import NONNEGATIVE, Row, Scores, Subject, role_rows, row_ids
 
 __all__ = ["METHOD", "Perplexity"]
 
@@ -31,7 +31,7 @@ class Perplexity:
         """One value per row, at least 0; of a row with a prompt, the completion's."""
         rows = role_rows(data, role, "perplexity")
         items = torch.stack([-logp.double().mean() for logp in subject.logp(rows)])
-        return Scores("perplexity", items, row_ids(rows, role), "lower", role, unit="nats/token")
+        return Scores("perplexity", items, row_ids(rows, role), "lower", role, unit="nats/token", bounds=NONNEGATIVE)
 
 
 METHOD = Perplexity

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "Probability", "answer_logp", "relative_probability"]
 
@@ -57,7 +57,7 @@ class Probability:
             items = torch.stack([relative_probability(means[0], means[1:]) for means in found])
         else:
             items = torch.stack([logp.double().mean().exp() for logp in subject.logp(rows)])
-        return Scores("probability", items, row_ids(rows, role), role=role)
+        return Scores("probability", items, row_ids(rows, role), role=role, bounds=SHARE)
 
 
 METHOD = Probability

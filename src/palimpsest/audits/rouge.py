@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "Measure", "Rouge", "RougeL", "rouge_items", "rouge_l"]
 
@@ -80,7 +80,7 @@ class Rouge:
         answers = column(rows, "completion", role, "rouge")
         outputs = subject.generate(rows, self.max_new_tokens)
         items = rouge_items([str(a) for a in answers], outputs, self.measure, stemmer=self.stemmer)
-        return Scores("rouge", items, row_ids(rows, role), role=role, outputs=tuple(outputs))
+        return Scores("rouge", items, row_ids(rows, role), role=role, outputs=tuple(outputs), bounds=SHARE)
 
 
 METHOD = Rouge

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 from palimpsest.audits.final_answer import outcome
 
 __all__ = ["LABELS", "METHOD", "Judge", "SkippedSteps", "false_statements", "labels_by_rule", "read_labels"]
@@ -126,7 +126,8 @@ class SkippedSteps:
         skipped = [labels is not None and not set(SKIPPED).isdisjoint(labels) for labels in found]
         items = torch.tensor(skipped, dtype=torch.float64)
         ids = row_ids(rows, role)
-        return Scores("skipped_steps", items, ids, "lower", role, outputs=tuple(outputs), extra=extra)
+        shown = tuple(outputs)
+        return Scores("skipped_steps", items, ids, "lower", role, outputs=shown, extra=extra, bounds=SHARE)
 
     def _known(self, labels: Collection[str]) -> tuple[str, ...]:
         """Labels of the list above, or one sentence."""

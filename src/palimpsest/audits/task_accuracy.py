@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
 
 __all__ = ["METHOD", "TaskAccuracy"]
 
@@ -47,7 +47,7 @@ class TaskAccuracy:
                 f"task_accuracy: classes names {classes.tolist()}, but the model tells {log_probs.shape[1]} apart."
             )
         items = (classes[log_probs[:, classes].argmax(-1)] == labels).double()
-        return Scores("task_accuracy", items, row_ids(rows, role), role=role)
+        return Scores("task_accuracy", items, row_ids(rows, role), role=role, bounds=SHARE)
 
 
 METHOD = TaskAccuracy

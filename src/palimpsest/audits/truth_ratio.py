@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import NONNEGATIVE, SHARE, Row, Scores, Subject, column, role_rows, row_ids
 from palimpsest.audits.probability import answer_logp
 
 __all__ = ["METHOD", "Mean", "TruthRatio", "closeness", "truth_ratio", "utility"]
@@ -72,7 +72,8 @@ class TruthRatio:
         found = answer_logp(subject, rows, [[r, *w] for r, w in zip(right, wrong)])
         ratio = torch.stack([truth_ratio(means[0], means[1:], self.mean) for means in found])
         items = {"ratio": ratio, "utility": utility(ratio), "closeness": closeness(ratio)}[self.form]
-        return Scores("truth_ratio", items, row_ids(rows, role), self.better, role, versus="ks")
+        bounds = NONNEGATIVE if self.form == "ratio" else SHARE
+        return Scores("truth_ratio", items, row_ids(rows, role), self.better, role, versus="ks", bounds=bounds)
 
 
 METHOD = TruthRatio

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palimpsest.audit import Row, Scores, Subject, Unmeasurable, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, Unmeasurable, column, role_rows, row_ids
 from palimpsest.audits.rouge import rouge_items
 
 __all__ = ["METHOD", "VerbatimMemorization", "split_words"]
@@ -53,7 +53,7 @@ class VerbatimMemorization:
         outputs = subject.generate(starts, self.max_new_tokens)
         references = subject.truncate(rests, self.max_new_tokens)
         items = rouge_items(references, outputs, "f1")
-        return Scores("verbatim_memorization", items, ids, role=role, outputs=tuple(outputs))
+        return Scores("verbatim_memorization", items, ids, role=role, outputs=tuple(outputs), bounds=SHARE)
 
     def _split(self, row: Row, row_id: str, role: str) -> tuple[Row, str]:
         """What the model is given, and how the text goes on."""

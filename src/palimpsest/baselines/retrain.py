@@ -7,9 +7,11 @@ Tags: benchmark, unlearning, forget.
 Needs: a recipe with a stage before the last, or its own ``train``.
 Differs: nothing known. It repeats every stage before the last from the pretrained model without the terms on roles
     that are made of ``forget``, where the stage trains on ``on`` besides, and else with ``on`` in their place. A role
-    that is made of both (``all: [forget, retain]``) always gives way to ``on``, but no method stands twice. A role that
-    holds rows of ``forget`` otherwise, a file of its own say, is refused. Epochs shrink with the data, a number of
-    steps stays.
+    that is made of both (``all: [forget, retain]``) always gives way to ``on``, but no method stands twice; so it does
+    in a setting that names it, such as EWC's ``of`` or the role of a mask. A setting that names ``forget`` itself is
+    refused, and so is a role that holds its rows otherwise, in a file of its own say. What a stage selects of such a
+    role it selects of ``on``, unless a term trains on that besides. Epochs shrink with the data, a number of steps
+    stays.
 See: ``do_nothing``; audits that are ``nearer:retrained``.
 """
 
@@ -19,7 +21,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from palimpsest.recipe import Baseline, Recipe, Stage
+from palimpsest.named_roles import FAMILIES, named, renamed
+from palimpsest.recipe import Baseline, Recipe, Spec, Stage
 from palimpsest.role_data import sources_of
 
 __all__ = ["METHOD", "Retrain"]
@@ -45,13 +48,52 @@ class Retrain:
                     " taught the model, or give retrain its own train."
                 )
             trunk = [Stage("retrain", [{"on": self.on, "cross_entropy": {}}], self.train)]
-        stages = tuple(
-            dataclasses.replace(s, objective=self._without(s, recipe), train=self.train or s.train) for s in trunk
-        )
+        stages = tuple(self._without(stage, recipe) for stage in trunk)
         return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages, unseen=self.forget)
 
-    def _without(self, stage: Stage, recipe: Recipe) -> list[dict[str, Any]]:
-        """The stage's terms; of several that would train on ``on`` by one method, one is left."""
+    def _without(self, stage: Stage, recipe: Recipe) -> Stage:
+        """The stage as it would have been without the rows to be forgotten."""
+        left = self._terms(stage, recipe)
+        objective = [self._term(term, stage, recipe) for term in left]
+        parts: dict[str, Any] = {
+            key: self._part(spec, family, f"its {key}", stage, recipe)
+            for key, family in FAMILIES.items()
+            if (spec := getattr(stage, key)) is not None
+        }
+        select = self._selected(left, stage, recipe)
+        return dataclasses.replace(stage, objective=objective, train=self.train or stage.train, select=select, **parts)
+
+    def _term(self, term: dict[str, Any], stage: Stage, recipe: Recipe) -> dict[str, Any]:
+        """A term that is left, on what is left of its role."""
+        (method,) = _method(term)
+        old: Spec = {method: term[method]}
+        new = self._part(old, "objectives", f"its {method}", stage, recipe)
+        term = {**term, "on": self.on} if self._holds(term["on"], recipe) else term
+        if new == old or not isinstance(new, dict):
+            return term
+        return {**{key: value for key, value in term.items() if key != method}, **new}
+
+    def _part(self, spec: Spec, family: str, what: str, stage: Stage, recipe: Recipe) -> Spec:
+        """A method whose settings name ``on`` where they named a role that is made of it and of ``forget``."""
+        holding = {role for role in named(spec, family, recipe.roles) if self._holds(role, recipe)}
+        for role in sorted(holding):
+            if self.on not in sources_of(role, recipe.roles):
+                raise ValueError(
+                    f"retrain cannot tell what the stage {stage.name!r} would be without {self.forget}, since {what}"
+                    f" looks at the role {role!r}; name a role there that holds {self.on} too, or leave retrain out."
+                )
+        return renamed(spec, family, dict.fromkeys(holding, self.on)) if holding else spec
+
+    def _selected(self, left: list[dict[str, Any]], stage: Stage, recipe: Recipe) -> dict[str, Spec]:
+        """What is selected of each role; the selection of a role that gives way to ``on`` goes over to it."""
+        found = {role: spec for role, spec in stage.select.items() if not self._holds(role, recipe)}
+        replaced = [term["on"] for term in left if self._holds(term["on"], recipe)]
+        moved = [stage.select[role] for role in replaced if role in stage.select]
+        own = any(self.on in _roles(term["on"]) for term in left)
+        return {**found, self.on: moved[0]} if moved and not own else found
+
+    def _terms(self, stage: Stage, recipe: Recipe) -> list[dict[str, Any]]:
+        """The terms that are left; of several that would train on ``on`` by one method, one is."""
         holding = [t for t in stage.objective if self._holds(t["on"], recipe)]
         kept = [t for t in stage.objective if t not in holding]
         if any(not isinstance(t["on"], str) for t in holding):
@@ -62,11 +104,15 @@ class Retrain:
         known = {_method(t) for t in kept if t["on"] == self.on}
         left = [t for t in holding if self.on in sources_of(t["on"], recipe.roles)] if known else holding
         first = {_method(t): t for t in reversed(left) if _method(t) not in known}
-        return [{**t, "on": self.on} if t in holding else t for t in stage.objective if t in [*kept, *first.values()]]
+        return [t for t in stage.objective if t in [*kept, *first.values()]]
 
-    def _holds(self, named: str | list[str], recipe: Recipe) -> bool:
+    def _holds(self, on: str | list[str], recipe: Recipe) -> bool:
         """Whether a role or one of several holds rows of what is to be forgotten."""
-        return any(self.forget in sources_of(r, recipe.roles) for r in ([named] if isinstance(named, str) else named))
+        return any(self.forget in sources_of(role, recipe.roles) for role in _roles(on))
+
+
+def _roles(named: str | list[str]) -> list[str]:
+    return [named] if isinstance(named, str) else named
 
 
 def _method(term: dict[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -92,6 +93,17 @@ class PartOptimizer(SplitOptimizer):
             self._decay(group, weights)
 
 
+def _callers_level() -> int:
+    """The ``stacklevel`` at which a warning of the caller names the line outside Palimpsest and torch that led here.
+
+    An optimizer is made through as many constructors as it has base classes, or gets a group later.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("palimpsest", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
     """Members of one kind together: of one shape, split alike, and after as many steps, so that a rule's factors agree.
 
@@ -146,7 +158,7 @@ class SubspaceAdam(PartOptimizer):
         warnings.warn(
             f"{type(self).__name__} takes full steps, with full state, for matrices such as {small[0]} ({len(small)} "
             f"in all), whose smaller side is not above the rank {group['rank']}; lower the rank to split them too.",
-            stacklevel=7,
+            stacklevel=_callers_level(),
         )
 
     def _check(self, name: str, parameter: Tensor, group: Group) -> None:

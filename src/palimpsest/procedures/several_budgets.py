@@ -9,7 +9,8 @@
 Weights, moments and the order of the data are carried on in both.  The weights of budget k are written to
 ``budget-<T_k>.safetensors`` in the folder of the stage; the model itself ends as theta_K.  From where the main branch
 would go on (theta_K, or undecayed from step T_K - D_K) the whole state, moments included, stays in ``main-branch``:
-called in the same folder with further budgets (and a warm-up of as many steps), it pays for these alone.
+called in the same folder with further budgets, and with the same settings and a warm-up of as many steps, it trains for
+these alone.  Its result says what all budgets cost together, in however many calls and lives they came about.
 
 Paper: Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape Perspective (Wen et al., 2024),
     arXiv 2410.05192, section 5.
@@ -24,15 +25,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from palimpsest.checkpoint import latest, moving, read_tensors, write_tensors
+from palimpsest.checkpoint import latest, moving, read_tensors, write_json, write_tensors
 from palimpsest.loop import Progress, Result, Training, fit, steps_of
 from palimpsest.objective import Total
 from palimpsest.processes import agreed
@@ -43,6 +47,10 @@ from palimpsest.schedules.wsd_s import WSDS
 from palimpsest.step import States
 
 __all__ = ["METHOD", "SeveralBudgets", "budget_file", "main_branch"]
+
+
+DECAYS = "decays.json"
+"""Step of a budget -> what its decay cost: steps, tokens and seconds."""
 
 
 def budget_file(folder: Path, step: int) -> Path:
@@ -123,11 +131,15 @@ class SeveralBudgets:
         on_step: Callable[[Progress], None] | None = None,
         previous: States | None = None,
     ) -> Result:
-        """Killed and called again, or called with further budgets, it goes on to the same weights of every budget."""
+        """Killed and called again, or called with further budgets, it goes on to the same weights of every budget.
+
+        Other settings than those of the main branch in ``folder`` are refused.
+        """
         schedule = self.check_training(training)
         if folder is None:
             raise ValueError("several_budgets keeps a model for every budget; give it a folder.")
         steps = steps_of(training, roles, objective)
+        _claim(folder, {"rewind": self.rewind, "seed": seed, **_settings(training, schedule, steps)})
 
         def run(own: Training, home: Path, told: Callable[[Progress], None]) -> Result:
             def both(progress: Progress) -> None:
@@ -151,6 +163,36 @@ class SeveralBudgets:
 
 
 Run = Callable[[Training, Path, Callable[[Progress], None]], Result]
+
+
+def _settings(training: Training, schedule: WSDS, steps: int) -> dict[str, Any]:
+    """What the main branch follows from, beside model, objective and rows; an optimizer by its name or its fields."""
+    own = {name: getattr(training, name) for name in ("lr", "batch", "weight_decay", "clip", "precision")}
+    named = isinstance(training.optimizer, str) or dataclasses.is_dataclass(training.optimizer)
+    own["optimizer"] = str(training.optimizer) if named else type(training.optimizer).__name__
+    own |= {name: getattr(schedule, name) for name in ("decay", "of", "floor", "shape", "rewarmup")}
+    own["warm-up steps"] = round(schedule.warmup * steps, 6)  # a share of more steps may differ in the last bit
+    return {**own, "budgets": steps_of_budgets(schedule, steps)}
+
+
+def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keeps the settings of the main branch in ``folder``, or refuses others; budgets may only be added at the end."""
+    file = folder / "main-branch.json"
+    kept = agreed(lambda: _read(file))
+    for name, value in settings.items():
+        old = kept.get(name, value)
+        if (old[: len(value)] != value[: len(old)]) if name == "budgets" else old != value:
+            raise ValueError(
+                f"The main branch in {folder} was trained with {name} {old}, not {value}; give it the same, or choose "
+                "another folder."
+            )
+    if len(settings["budgets"]) > len(kept.get("budgets", ())):
+        agreed(lambda: write_json(file, dict(settings)))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def _going_on(model: nn.Module, training: Training, ends: list[int], folder: Path, run: Run) -> Result:
@@ -193,7 +235,6 @@ def _caught_up(folder: Path, ends: list[int]) -> None:
 
 def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: Path, run: Run) -> Result:
     """WSD: a run a budget; each starts from the checkpoint at which the one before branched off."""
-    steps, seconds, tokens = 0, 0.0, 0
     before = latest(main_branch(folder))
     for number, leg in enumerate(found):  # of a run of fewer budgets, or of this one, which then decays once more
         start = folder / f"leg-{number if leg is found[-1] else number + 1}"
@@ -216,13 +257,38 @@ def _rewinding(model: nn.Module, training: Training, found: list[Leg], folder: P
         )
         # A step is reported before its checkpoint is written, so what was branched at is there one step later.
         result = run(own, home, lambda progress, branch=branch: branch(progress.step - 1))  # type: ignore[misc]
-        agreed(lambda leg=leg: write_tensors(budget_file(folder, leg.end), moving(model)))  # type: ignore[misc]
-        steps += leg.end - (at_start.step if at_start is not None else 0)
-        tokens += result.tokens - (at_start.extra["tokens"] if at_start is not None else 0)
-        seconds += result.seconds - (at_start.extra["seconds"] if at_start is not None else 0.0)
+        agreed(partial(_finish, folder, model, leg, following, result))
     for old in folder.glob("leg-*"):
         shutil.rmtree(old, ignore_errors=True)
-    return dataclasses.replace(result, steps=steps, seconds=seconds, tokens=tokens)
+    return _with_decays(result, folder, found[:-1])
+
+
+def _finish(folder: Path, model: nn.Module, leg: Leg, following: Path, result: Result) -> None:
+    """Writes down what the decay of a budget cost since it branched off, then the budget's weights."""
+    start = latest(following)
+    assert start is not None
+    spent = {
+        "steps": leg.end - start.step,
+        "tokens": result.tokens - start.extra["tokens"],
+        "seconds": result.seconds - start.extra["seconds"],
+    }
+    write_json(folder / DECAYS, {**_read(folder / DECAYS), str(leg.end): spent})
+    write_tensors(budget_file(folder, leg.end), moving(model))
+
+
+def _with_decays(last: Result, folder: Path, thrown_away: list[Leg]) -> Result:
+    """The cost of the last budget, with that of the decays from which nothing went on.
+
+    As everywhere, it is what one life would have spent: steps that a kill lost and that were taken again count once.
+    """
+    known = agreed(lambda: _read(folder / DECAYS))
+    spent = [known[str(leg.end)] for leg in thrown_away]
+    return dataclasses.replace(
+        last,
+        steps=last.steps + sum(own["steps"] for own in spent),
+        tokens=last.tokens + sum(own["tokens"] for own in spent),
+        seconds=last.seconds + sum(own["seconds"] for own in spent),
+    )
 
 
 def _handed_on(checkpoint: Path, following: Path) -> None:
