@@ -121,8 +121,7 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    if agreed(lambda: claim(out, recipe)):
-        told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
+    other = agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
@@ -136,6 +135,8 @@ def run(
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
         work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
+        if other:
+            told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)

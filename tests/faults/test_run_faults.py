@@ -158,9 +158,9 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["stages"][0]["train"] |= {"lr": rate, "clip": None}  # no clipping is not the default of clipping
     assert f"(stages.0.train.clip is not given there and null here){remedy}" in digits.refused()
     del digits.recipe["stages"][0]["train"]["clip"]
-    digits.recipe["audits"]["forget"].remove("accuracy")
-    assert "(audits.forget is " in digits.refused()
-    digits.recipe["audits"]["forget"].insert(0, "accuracy")
+    digits.recipe["baselines"] = []
+    assert "(baselines is ['do_nothing'] there and not given here)" in digits.refused()
+    digits.recipe["baselines"] = ["do_nothing"]
     digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
     assert "roles.forget: its rows have changed since the run in" in digits.refused()
     assert (digits.folder / "out" / "report.json").read_bytes() == kept
