@@ -337,7 +337,9 @@ class _Work:
             environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             warnings=cautions(self.recipe, allow_imports=self.allow_imports),
-            matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, self.asked, chance=self.recipe.chance),
+            matrices=stage_matrices(
+                self.staged, self.recipe.tasks, self.watched, asked=self.asked, chance=self.recipe.chance
+            ),
         )
         (self.out / "report.html").unlink(missing_ok=True)  # the page of an earlier report, judged otherwise
         write_text(self.out / "report.json", report.to_json() + "\n")

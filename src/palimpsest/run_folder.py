@@ -189,8 +189,8 @@ def _started(out: Path) -> bool:
 
 def asked_of(audits: Mapping[str, Sequence[Spec]]) -> dict[tuple[str, str], str]:
     """The audits of a recipe as ``Asked``, in its order."""
-    pairs = ((role, name, spec) for role, own in audits.items() for name, spec in zip(audit_names(own), own, strict=True))
-    return {(role, name): row_digest({"spec": spec}) for role, name, spec in pairs}
+    named = {role: zip(audit_names(own), own, strict=True) for role, own in audits.items()}
+    return {(role, name): row_digest({"spec": spec}) for role, own in named.items() for name, spec in own}
 
 
 def finished(out: Path, recipe: Recipe) -> Report | None:

@@ -177,7 +177,7 @@ def _keep(
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes a finished stage's checkpoints, which a process leaves that is killed just before it would have done so."""
+    """Deletes the checkpoints of a finished stage, which a process leaves that was killed before it came to that."""
     for old in (*folder.glob("step-*"), *folder.glob("checkpoint-*")):  # of the plain loop, of the Trainer
         shutil.rmtree(old, ignore_errors=True)
 
