@@ -24,6 +24,7 @@ __all__ = [
     "UNBOUNDED",
     "Audit",
     "Bounds",
+    "Rehearsal",
     "Row",
     "Scores",
     "Statistic",
@@ -35,6 +36,7 @@ __all__ = [
     "column",
     "role_rows",
     "row_ids",
+    "row_name",
 ]
 
 Row = Mapping[str, Any]
@@ -109,6 +111,18 @@ class Telling(Protocol):
     told: Callable[[int, int], None]
 
 
+@runtime_checkable
+class Rehearsal(Protocol):
+    """A subject without a model, with which an audit is tried beforehand: it looks at rows and answers nothing.
+
+    An audit that trains a copy gives it the rows and goes on as if that were done.
+    """
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raises ``Unmeasurable`` for a row that no model could be trained on."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scores:
     """One value per item.
@@ -168,8 +182,16 @@ class Unmeasurable(ValueError):
 
 
 def row_ids(rows: Sequence[Row], role: str) -> tuple[str, ...]:
-    """What pairs the rows of two runs: each row's ``id``, or ``role/position`` where it has none."""
+    """What pairs the rows of two runs: each row's ``id``, or ``role/position`` where it has none.
+
+    The position begins at 0 and is part of a name; see ``row_name`` for sentences.
+    """
     return tuple(str(row["id"]) if "id" in row else f"{role}/{i}" for i, row in enumerate(rows))
+
+
+def row_name(row: Row, number: int) -> str:
+    """How a sentence names the row that is number ``number``, counted from 1: by its ``id`` where it has one."""
+    return repr(str(row["id"])) if "id" in row else str(number)
 
 
 def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Sequence[Row]:
@@ -181,13 +203,16 @@ def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Seque
     return rows
 
 
-def column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[Any]:
-    """One column of all rows; raises ``Unmeasurable`` for a row that lacks it or has it empty, naming the row."""
-    for row, row_id in zip(rows, row_ids(rows, role)):
+def column(rows: Sequence[Row], name: str, role: str, audit: str, first: int = 1) -> list[Any]:
+    """One column of all rows, of which the first is number ``first`` of its role.
+
+    Raises ``Unmeasurable`` for a row that lacks it or has it empty, naming the row.
+    """
+    for number, row in enumerate(rows, first):
         value = row.get(name)
         if value is None or (isinstance(value, str | list | tuple) and not len(value)):
             raise Unmeasurable(
-                f"{audit}: the {role} row {row_id!r} has no {name}; fill it or take another audit (its columns:"
-                f" {', '.join(map(str, row))})."
+                f"{audit}: the {role} row {row_name(row, number)} has no {name}; fill it or take another audit (its"
+                f" columns: {', '.join(map(str, row))})."
             )
     return [row[name] for row in rows]

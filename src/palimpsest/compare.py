@@ -11,7 +11,7 @@ from typing import Any
 from palimpsest.audit import Scores
 from palimpsest.measure import build_report
 from palimpsest.report import Report, Run
-from palimpsest.run_folder import read_scores
+from palimpsest.run_folder import asked_of, read_scores
 from palimpsest.verdict import parse_expectation
 from palimpsest.yaml_text import parse
 
@@ -74,13 +74,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _measured(folder: Path) -> dict[str, dict[int, list[Scores]]]:
-    """Run -> seed -> scores, of a finished run."""
+    """Run -> seed -> scores, of a finished run; of the audits in its report, not of those that it had before."""
     if not (folder / "report.json").exists():
         raise ValueError(f"{folder} holds no finished run; finish it with palimpsest run, or name another folder.")
+    asked = asked_of((parse(Report.load(folder / "report.json").recipe) or {}).get("audits", {}))
     found: dict[str, dict[int, list[Scores]]] = {}
     for file in sorted(folder.glob("seed-*/*/scores.jsonl")):
         seed = int(file.parent.parent.name.removeprefix("seed-"))
-        found.setdefault(file.parent.name, {})[seed] = read_scores(file)
+        found.setdefault(file.parent.name, {})[seed] = read_scores(file, asked=asked)
     if "after" not in found or "before" not in found:
         raise ValueError(
             f"{folder} has no model before and after a last stage; compare folders that palimpsest run made."

@@ -40,7 +40,11 @@ __all__ = [
 ]
 
 Columns = Mapping[str, Tensor]
-"""What was stored for one row: ``input_ids`` [T], ``logp`` [T-1] and, for whole distributions, ``hidden`` [T, D]."""
+"""What was stored for one row, and by what it is known again.
+
+Of a language model ``input_ids`` [T], ``logp`` [T-1] and, for whole distributions, ``hidden`` [T, D]; of a classifier
+``inputs``, a digest of them, and ``logits`` [C].
+"""
 SAMPLED = 64
 """Values of each weight that a fingerprint looks at."""
 
@@ -252,14 +256,20 @@ class Cached:
                     f"The reference was cached for {sorted(self.columns)}, not for {role!r}; cache that role too."
                 )
             try:
-                rows = [self.columns[role][int(i)] for i in batch[role]["index"]]
-                found[role] = adapter.recall(batch[role], rows, self.head)
-            except (IndexError, OtherRows):
+                found[role] = adapter.recall(batch[role], self._rows(role, batch[role]["index"]), self.head)
+            except OtherRows:
                 raise ValueError(
                     f"The reference was cached for other rows than those of {role!r}, or with another tokenizer; cache "
                     "these."
                 ) from None
         return found
+
+    def _rows(self, role: str, index: Tensor) -> list[Columns]:
+        """The columns of some rows by number; ``OtherRows`` where there are not so many."""
+        stored, wanted = self.columns[role], index.tolist()
+        if max(wanted) >= len(stored):
+            raise OtherRows
+        return [stored[i] for i in wanted]
 
     def after_step(self, model: nn.Module) -> None:
         """Stored values do not move."""

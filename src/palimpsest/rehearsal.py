@@ -2,7 +2,8 @@
 
 What is trained on is looked at row by row.  Every audit is called once with a subject that answers nothing: it reads
 the columns it needs, asks its first question, and is stopped there.  What the tokenizer decides (a row that is too
-long, a prompt that leaves no room) is found by doing so again when it is there, before anything is trained.
+long, a prompt that leaves no room) is found by doing so again when it is there, before anything is trained; and so is
+a model that could not be written as a whole once it is trained.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn, Protocol, runtime_checkable
 
 from palimpsest.audit import Row, Unmeasurable
+from palimpsest.checkpoint import Unwritable
 from palimpsest.loaded import Check, Loaded, row_checks
 from palimpsest.recipe import Recipe, RecipeError, Spec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
+from palimpsest.stage import WritesConfig
 
 __all__ = ["ChecksPrompts", "rehearse", "rehearse_loaded"]
 
@@ -52,10 +57,31 @@ def rehearse(
 def rehearse_loaded(
     recipe: Recipe, rows: Mapping[str, Sequence[Row]], loaded: Loaded, *, allow_imports: bool = False
 ) -> None:
-    """The same of what the audits read, with the tokenizer and the length of what the model can see."""
+    """The same of what the audits read, with the tokenizer and the length of what the model can see.
+
+    Raises ``RecipeError`` too where stages would leave a model that cannot be written.
+    """
     scored, subject = loaded.adapter.encode, loaded.adapter.subject(loaded.model)
     prompted = subject.check_prompt if isinstance(subject, ChecksPrompts) else lambda row, place, _: scored(row, place)
     _try_all_audits(recipe, rows, _Silent(scored, prompted), allow_imports)
+    if recipe.stages:
+        _try_writing(loaded)
+
+
+def _try_writing(loaded: Loaded) -> None:
+    """Writes what stands beside the weights of a trained model, somewhere else."""
+    if not isinstance(loaded.adapter, WritesConfig):
+        return
+    with TemporaryDirectory() as folder:
+        try:
+            loaded.adapter.write_config(loaded.model, Path(folder))
+        except Exception as error:  # the tokenizer's own code
+            cause = error.__cause__ if isinstance(error, Unwritable) and error.__cause__ is not None else error
+            raise RecipeError(
+                "model.pretrained: no trained model could be written, since the config or the tokenizer of this one"
+                f" cannot be saved ({type(cause).__name__}: {str(cause).rstrip('.')}); name a model that"
+                " save_pretrained can write."
+            ) from error
 
 
 def _try_all_audits(recipe: Recipe, rows: Mapping[str, Sequence[Row]], subject: _Silent, allow_imports: bool) -> None:
@@ -114,13 +140,20 @@ class _Silent:
     scored: Callable[[Row, str], object]
     prompted: Callable[[Row, str, int], object]
 
-    def _stop(self, rows: Sequence[Row], check: Callable[[Row, str], object]) -> NoReturn:
+    def _look(self, rows: Sequence[Row], check: Callable[[Row, str], object]) -> None:
         for number, row in enumerate(rows, 1):
             try:
                 check(row, f"row {number}")
             except ValueError as error:
                 raise Unmeasurable(str(error)) from None
+
+    def _stop(self, rows: Sequence[Row], check: Callable[[Row, str], object]) -> NoReturn:
+        self._look(rows, check)
         raise _Asked
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Of an audit that trains on ``rows`` before it asks."""
+        self._look(rows, self.scored)
 
     def logp(self, rows: Sequence[Row]) -> NoReturn:
         """Needs rows that can be scored."""

@@ -1,7 +1,8 @@
 """Runs a recipe: every stage, audit, variant and baseline for every seed, and the report at the end.
 
 The run folder holds what is finished, so the same command goes on where a killed run stopped: trained stages are
-read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.
+read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
+with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
     run-folder/code.json                         the commits of the code that worked on it, where there are any
@@ -43,7 +44,18 @@ from palimpsest.rehearsal import rehearse, rehearse_loaded
 from palimpsest.report import Curve, Report, Run
 from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
 from palimpsest.roles import Answers, Derived, Roles
-from palimpsest.run_folder import add_scores, claim, claim_code, claim_data, commits_of, read_scores
+from palimpsest.run_folder import (
+    add_scores,
+    asked_of,
+    claim,
+    claim_code,
+    claim_data,
+    commits_of,
+    finished,
+    keep,
+    measured_in,
+    read_scores,
+)
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
@@ -109,31 +121,28 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    agreed(lambda: claim(out, recipe))
+    other = agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
-    agreed(lambda: claim_data(out, fingerprints(rows, answers)))
-    report = agreed(partial(_finished, out, recipe))
+    digests = fingerprints(rows, answers)
+    agreed(lambda: claim_data(out, digests))
+    report = agreed(partial(finished, out, recipe))
     if report is not None:
+        agreed(partial(keep, out, recipe, digests))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
-        work = _Work(recipe, out, rows, answers, told, allow_imports)
+        work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
+        if other:
+            told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)
         report = agreed(work.report)
     agreed(partial(_show, report, out))
     return report
-
-
-def _finished(out: Path, recipe: Recipe) -> Report | None:
-    """The report of the finished run; None where there is none, or one with another title or other expectations."""
-    file = out / "report.json"
-    report = Report.load(file) if file.exists() else None
-    return report if report is not None and report.recipe == to_yaml(recipe) else None
 
 
 def _show(report: Report, out: Path) -> None:
@@ -175,6 +184,7 @@ class _Work:
     out: Path
     rows: Mapping[str, Sequence[Row]]
     answers: Mapping[str, Answers | Derived]
+    digests: Mapping[str, str]
     told: Events
     allow_imports: bool
     measured: dict[str, dict[int, list[Scores]]] = field(default_factory=dict)
@@ -187,6 +197,7 @@ class _Work:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
         self.folders = stage_folders(self.plans)
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
+        self.asked = asked_of(self.recipe.audits)
         self.parts = len(self.recipe.seeds) * sum(
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
@@ -212,6 +223,7 @@ class _Work:
         self._encode(roles)
         if seed == self.recipe.seeds[0]:
             rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
+            agreed(partial(keep, self.out, self.recipe, self.digests))
         starts = {"pretrained": _Start(_weights(loaded.model))}
         for plan in self.plans:
             start = starts[plan.start]
@@ -230,7 +242,7 @@ class _Work:
             file = home / plan.name / SCORES
             if not same:
                 self._audit(trained, roles, file, seed)
-            scores = self.measured["before"][seed] if same else agreed(partial(read_scores, file))
+            scores = self.measured["before"][seed] if same else agreed(partial(read_scores, file, asked=self.asked))
             self.measured.setdefault(plan.name, {})[seed] = scores
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
@@ -288,7 +300,7 @@ class _Work:
 
         Nothing else keeps it: a sequence measures every task after every stage.
         """
-        done = {(s.role, s.name) for s in agreed(lambda: read_scores(file) if file.exists() else [])}
+        done = agreed(partial(measured_in, file, self.asked))
         with ExitStack() as stack:
             for intervention in trained.interventions:
                 try:
@@ -311,7 +323,8 @@ class _Work:
                         if told is error:
                             raise
                         raise told from error
-                    agreed(partial(add_scores, file, dataclasses.replace(scores, name=name, role=role)))
+                    scores = dataclasses.replace(scores, name=name, role=role)
+                    agreed(partial(add_scores, file, scores, self.asked[role, name]))
 
     def report(self) -> Report:
         """Everything measured, as a report, which is written too."""
@@ -325,7 +338,9 @@ class _Work:
             environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
             warnings=cautions(self.recipe, allow_imports=self.allow_imports),
-            matrices=stage_matrices(self.staged, self.recipe.tasks, self.watched, chance=self.recipe.chance),
+            matrices=stage_matrices(
+                self.staged, self.recipe.tasks, self.watched, asked=self.asked, chance=self.recipe.chance
+            ),
         )
         (self.out / "report.html").unlink(missing_ok=True)  # the page of an earlier report, judged otherwise
         write_text(self.out / "report.json", report.to_json() + "\n")

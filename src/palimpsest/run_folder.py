@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +15,55 @@ import torch
 
 from palimpsest.audit import UNBOUNDED, Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
-from palimpsest.recipe import Recipe, RecipeError, short, to_yaml
+from palimpsest.data import row_digest
+from palimpsest.recipe import Recipe, RecipeError, Spec, short, to_yaml
+from palimpsest.report import Report
+from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import parse
 
-__all__ = ["add_scores", "claim", "claim_code", "claim_data", "commits_of", "read_scores"]
+__all__ = [
+    "Asked",
+    "add_scores",
+    "asked_of",
+    "claim",
+    "claim_code",
+    "claim_data",
+    "commits_of",
+    "finished",
+    "keep",
+    "measured_in",
+    "read_scores",
+]
 
-CODE = "code.json"
-JUDGE = ("title", "expect")
+CODE, DATA, RECIPE = "code.json", "data.json", "recipe.yaml"
+JUDGE = ("title", "expect", "chance")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
+LATER = ("audits",)
+"""Keys that decide what is measured of finished models, and nothing of what is trained."""
+Asked = Mapping[tuple[str, str], str]
+"""(role, audit) -> a digest of the audit's specification, by which its lines among the scores are known."""
+RENAME = "or, where only audits read these rows, give the new ones a role of another name"
 _MISSING = object()
 """In place of a key that is not there: ``clip: null`` trains otherwise than no ``clip``, which means its default."""
 
 
-def claim(out: Path, recipe: Recipe) -> None:
-    """Makes the folder this recipe's, or refuses one that is somebody else's.
+def claim(out: Path, recipe: Recipe) -> bool:
+    """Makes the folder this recipe's, or refuses one that is somebody else's; returns whether other audits were asked.
 
     A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.  A recipe that differs
-    in its title or in what it expects is one of the same run, whose report ``run`` then makes anew.
+    in its title, in what it expects, in its audits, or by roles that came or went with them, is one of the same run:
+    ``run`` asks what was not asked yet and makes the report anew.  ``keep`` then writes that recipe.
     """
-    own = to_yaml(recipe)
-    kept = out / "recipe.yaml"
+    own, kept = to_yaml(recipe), out / RECIPE
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
+    if kept.exists() and (_started(out) or kept.read_text(encoding="utf-8") == own):
+        other = _asked_otherwise(kept, recipe, out)
+        for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        return other
     if kept.exists():
-        if kept.read_text(encoding="utf-8") == own:
-            for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-            return
-        difference = _difference(kept, recipe)
-        if _started(out) and difference is not None:
-            raise RecipeError(
-                f"{out} holds a run of another recipe{difference}; choose another folder with --out, or delete it."
-            )
-        for name in () if _started(out) else ("data.json", CODE):
+        for name in (DATA, CODE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -56,23 +72,46 @@ def claim(out: Path, recipe: Recipe) -> None:
     except OSError as error:
         why = f"{out} could not be written ({error.strerror}); choose another folder with --out."
         raise RecipeError(why if error.strerror else str(error)) from None
+    return False
 
 
-def _difference(kept: Path, recipe: Recipe) -> str | None:
-    """Where a kept recipe and this one part first, as a half-sentence; empty where that cannot be told.
+def _asked_otherwise(kept: Path, recipe: Recipe, out: Path) -> bool:
+    """Whether the audits of a kept recipe are others; refuses a recipe that trains otherwise."""
+    if kept.read_text(encoding="utf-8") == to_yaml(recipe):
+        return False
+    there = _read(kept)
+    found = " that cannot be read" if there is None else _difference(there, recipe)
+    if there is None or found:
+        rest = f"delete it, {RENAME}" if found.startswith(" (roles.") else "or delete it"
+        raise RecipeError(f"{out} holds a run of another recipe{found}; choose another folder with --out, {rest}.")
+    return asked_of(there["audits"]) != asked_of(recipe.audits)
 
-    None where they train and measure the same.
-    """
+
+def _read(kept: Path) -> dict[str, Any] | None:
+    """A kept recipe as plain data; None where it cannot be read."""
     try:
-        there, here = (
-            {key: value for key, value in parse(text).items() if key not in JUDGE}
-            for text in (kept.read_text(encoding="utf-8"), to_yaml(recipe))
-        )
-        found = _parting(there, here, ())
-    except (OSError, ValueError, AttributeError):
-        return ""
-    if found is None:
+        found = parse(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("roles", "audits"))
+    return found if whole else None
+
+
+def _difference(there: dict[str, Any], recipe: Recipe) -> str:
+    """Where a kept recipe and this one part first, as a half-sentence.
+
+    Empty where they train the same: then only what is measured of finished models, and what is said of it, may differ.
+    """
+    here = parse(to_yaml(recipe))
+    both = there["roles"].keys() & here["roles"].keys()
+    trees = [
+        {key: value for key, value in tree.items() if key not in (*JUDGE, *LATER)}
+        | {"roles": {role: spec for role, spec in tree["roles"].items() if role in both}}
+        for tree in (there, here)
+    ]
+    found = _parting(trees[0], trees[1], ())
+    if found is None:
+        return ""
     place, then, now = found
     return f" ({short('.'.join(place), quoted=False)} is {_told(then)} there and {_told(now)} here)"
 
@@ -93,19 +132,36 @@ def _told(value: Any) -> str:
 
 
 def claim_data(out: Path, digests: Mapping[str, str]) -> None:
-    """Keeps the digests of the data, or refuses data that has changed since the run began."""
-    file = out / "data.json"
-    if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        changed = [role for role in digests if kept.get(role) != digests[role]]
-        if not changed:
-            return
-        if _started(out):
-            raise RecipeError(
-                f"roles.{changed[0]}: its rows have changed since the run in {out} began; choose another folder with"
-                " --out, or delete that one."
-            )
-    write_json(file, dict(digests))
+    """Keeps the digests of the data, or refuses data that has changed since the run began.
+
+    Roles that are new to a run that has begun are kept by ``keep``, when all of them have been looked at.
+    """
+    kept = _digests(out)
+    changed = [role for role in digests if role in kept and kept[role] != digests[role]]
+    if not _started(out):
+        write_json(out / DATA, dict(digests))
+    elif changed:
+        raise RecipeError(
+            f"roles.{changed[0]}: its rows have changed since the run in {out} began; choose another folder with"
+            f" --out, delete that one, {RENAME}."
+        )
+
+
+def keep(out: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
+    """Writes the recipe that the run goes on with, and the digests of the roles that came with it.
+
+    Those of roles that went stay: a role that comes back has the rows that it had.
+    """
+    kept, file = _digests(out), out / RECIPE
+    if not digests.items() <= kept.items():
+        write_json(out / DATA, {**kept, **digests})
+    if file.read_text(encoding="utf-8") != to_yaml(recipe):
+        write_text(file, to_yaml(recipe))
+
+
+def _digests(out: Path) -> dict[str, str]:
+    file = out / DATA
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def claim_code(out: Path, commit: str) -> None:
@@ -131,14 +187,31 @@ def _started(out: Path) -> bool:
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 
 
-def add_scores(file: Path, scores: Scores) -> None:
-    """Writes every item of one audit, as a line of its own; read back, they are the same to the last bit."""
-    append_line(file, json.dumps(_entry(scores), allow_nan=False))
+def asked_of(audits: Mapping[str, Sequence[Spec]]) -> dict[tuple[str, str], str]:
+    """The audits of a recipe as ``Asked``, in its order."""
+    named = {role: zip(audit_names(own), own, strict=True) for role, own in audits.items()}
+    return {(role, name): row_digest({"spec": spec}) for role, own in named.items() for name, spec in own}
 
 
-def _entry(scores: Scores) -> dict[str, Any]:
+def finished(out: Path, recipe: Recipe) -> Report | None:
+    """The report of the finished run; None where there is none, or one that measured or expected something else."""
+    file = out / "report.json"
+    report = Report.load(file) if file.exists() else None
+    return report if report is not None and report.recipe == to_yaml(recipe) else None
+
+
+def add_scores(file: Path, scores: Scores, spec: str = "") -> None:
+    """Writes every item of one audit, as a line of its own; read back, they are the same to the last bit.
+
+    ``spec`` is the digest of what was asked, where that is known.
+    """
+    append_line(file, json.dumps(_entry(scores, spec), allow_nan=False))
+
+
+def _entry(scores: Scores, spec: str) -> dict[str, Any]:
     """The fields, ``name`` first: by it ``read_scores`` knows a line before it is parsed."""
-    entry = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
+    entry: dict[str, Any] = {"name": scores.name} | ({"spec": spec} if spec else {})
+    entry |= {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores)}
     entry["items"] = scores.items.tolist()
     entry["groups"] = None if scores.groups is None else scores.groups.tolist()
     entry["bounds"] = [end if math.isfinite(end) else None for end in scores.bounds]
@@ -146,15 +219,41 @@ def _entry(scores: Scores) -> dict[str, Any]:
     return entry
 
 
-def read_scores(file: Path, audit: str | None = None) -> list[Scores]:
+def read_scores(file: Path, audit: str | None = None, *, asked: Asked | None = None) -> list[Scores]:
     """What ``add_scores`` wrote, of all audits or of one; a line that was not written to its end is none.
 
-    Raises ``ValueError`` for a file that cannot be read.
+    Of ``asked``, in its order, what was measured as it says, or before that was written down; nothing else.  Raises
+    ``ValueError`` for a file that cannot be read.
     """
+    if asked is None:
+        return [scores for _, scores in _lines(file, audit, None)]
+    found: dict[tuple[str, str], Scores] = {}
+    for spec, scores in _lines(file, audit, asked):
+        key = (scores.role, scores.name)
+        if spec or key not in found:
+            found[key] = scores
+    return [found[key] for key in asked if key in found]
+
+
+def measured_in(file: Path, asked: Asked) -> set[tuple[str, str]]:
+    """The (role, audit) of ``asked`` that need not be asked again.
+
+    A line that does not say how it was measured is none of them: the recipe may have changed since.
+    """
+    return {(s.role, s.name) for spec, s in _lines(file, None, asked) if spec} if file.exists() else set()
+
+
+def _lines(file: Path, audit: str | None, asked: Asked | None) -> Iterator[tuple[str, Scores]]:
+    """The digest of each line, empty where it has none, and its scores; of ``asked`` no line of another digest."""
     begins = b"" if audit is None else json.dumps({"name": audit})[:-1].encode()
     try:
         with file.open("rb") as lines:
-            return [_scores(json.loads(line)) for line in lines if line.startswith(begins) and line.endswith(b"\n")]
+            for line in lines:
+                if line.startswith(begins) and line.endswith(b"\n"):
+                    entry = json.loads(line)
+                    spec = entry.pop("spec", "")
+                    if asked is None or spec in ("", asked.get((entry["role"], entry["name"]))):
+                        yield spec, _scores(entry)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete it and run the recipe again.") from None
 

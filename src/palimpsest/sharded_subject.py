@@ -85,6 +85,6 @@ def _shared(rows: Sequence[Item], ask: Callable[[Sequence[Item]], list[T]]) -> l
     dist.all_gather_object(gathered, (answers, None if error is None else f"{type(error).__name__}: {error}"))
     for other, (_, failure) in enumerate(gathered):
         if failure is not None:
-            where = f"process {other} of {world} (it counts its own rows: number n is row {other} + {world} n)"
-            raise RuntimeError(f"The audit failed on {where}: {failure}") from error
+            counts = f"it counts its own rows: number n is row {other + 1} + {world} (n - 1)"
+            raise RuntimeError(f"The audit failed on process {other} of {world} ({counts}): {failure}") from error
     return [gathered[i % world][0][i // world] for i in range(len(rows))]

@@ -128,6 +128,7 @@ def run_stage(
     model = trained.companions[stage.trains] if companion else trained.model
     done = folder / "outcome.json"
     if agreed(done.exists):
+        agreed(lambda: _tidy(folder))
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
         outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
@@ -172,6 +173,11 @@ def _keep(
         if states:
             write_tensors(folder / STATES, flat_states(states))
         write_json(folder / "outcome.json", {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Deletes the checkpoints of a finished stage, which a process leaves that was killed before it came to that."""
     for old in (*folder.glob("step-*"), *folder.glob("checkpoint-*")):  # of the plain loop, of the Trainer
         shutil.rmtree(old, ignore_errors=True)
 

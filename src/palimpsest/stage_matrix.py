@@ -21,7 +21,7 @@ from palimpsest.between_stages import Between
 from palimpsest.continual import FIGURES, Cells, MatrixFigure, StageMatrix, intervals, matrix_of
 from palimpsest.report import Matrix, StageFigure
 from palimpsest.resample import Array
-from palimpsest.run_folder import read_scores
+from palimpsest.run_folder import Asked, read_scores
 from palimpsest.statistics import Interval, changes
 from palimpsest.watch import Watched
 
@@ -71,13 +71,15 @@ def stage_matrices(
     tasks: Mapping[str, str],
     watched: WatchedStages | None = None,
     *,
+    asked: Asked | None = None,
     chance: Mapping[str, float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Matrix]:
     """One matrix for each run and audit, means over seeds, with intervals over items and seeds beside its figures.
 
-    ``chance`` is what a model without any skill scores, by audit.
+    ``asked`` are the audits, all that the files hold if nothing is said.  ``chance`` is what a model without any skill
+    scores, by audit.
 
     Runs that lack the stage of one of the tasks, such as one that trains on all of them together, have none.
     """
@@ -85,12 +87,12 @@ def stage_matrices(
     for run, by_seed in staged.items():
         if not all(stage in _stages(by_seed) for stage in tasks):
             continue
-        for audit in _audits(next(iter(by_seed.values())), tasks):
+        for audit in _audits(next(iter(by_seed.values())), tasks, asked):
             level = (chance or {}).get(audit)
-            own = _sequence(run, audit, by_seed, tasks, (watched or {}).get(run, {}), level)
+            own = _sequence(run, audit, by_seed, tasks, (watched or {}).get(run, {}), asked, level)
             matrix = _matrix(own, resamples, seed)
             if run != AFTER and AFTER in staged:
-                after = _sequence(AFTER, audit, staged[AFTER], tasks, (watched or {}).get(AFTER, {}), level)
+                after = _sequence(AFTER, audit, staged[AFTER], tasks, (watched or {}).get(AFTER, {}), asked, level)
                 matrix = dataclasses.replace(matrix, differences=_differences(own, after, resamples, seed))
             found.append(matrix)
     return found
@@ -106,11 +108,12 @@ def _sequence(
     by_seed: Mapping[int, Rows],
     tasks: Mapping[str, str],
     watched: Mapping[int, Sequence[Watched | None]],
+    asked: Asked | None,
     chance: float | None,
 ) -> _Sequence:
     """Reads one audit of one run."""
     stages = _stages(by_seed)
-    measured = [[_by_role(file, audit) for _, file in rows] for rows in by_seed.values()]  # [seed][stage]
+    measured = [[_by_role(file, audit, asked) for _, file in rows] for rows in by_seed.values()]  # [seed][stage]
     first = measured[0][-1]
     roles = [*tasks.values(), *(role for role in first if role not in tasks.values())]
     taught = [stages.index(stage) for stage in tasks] + [None] * (len(roles) - len(tasks))
@@ -162,11 +165,11 @@ def _figures(found: Mapping[str, Interval | None], bounds: Bounds) -> list[Stage
     ]
 
 
-def _audits(rows: Rows, tasks: Mapping[str, str]) -> list[str]:
+def _audits(rows: Rows, tasks: Mapping[str, str], asked: Asked | None) -> list[str]:
     """The audits measured on all tasks in the same direction, of which there are at least two."""
     roles = list(tasks.values())
     by_name: dict[str, dict[str, str]] = {}
-    for s in read_scores(rows[-1][1]):
+    for s in read_scores(rows[-1][1], asked=asked):
         by_name.setdefault(s.name, {})[s.role] = s.better
     return [
         name
@@ -175,6 +178,6 @@ def _audits(rows: Rows, tasks: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _by_role(file: Path, audit: str) -> dict[str, Scores]:
+def _by_role(file: Path, audit: str, asked: Asked | None) -> dict[str, Scores]:
     """One audit's items of every role after one stage, without the texts that the model said."""
-    return {s.role: dataclasses.replace(s, outputs=None) for s in read_scores(file, audit)}
+    return {s.role: dataclasses.replace(s, outputs=None) for s in read_scores(file, audit, asked=asked)}

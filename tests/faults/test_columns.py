@@ -51,7 +51,7 @@ def test_a_column_to_train_on(unloaded: Any, name: str, text: str, says: str) ->
         (
             "rouge",
             {"text": "a b"},
-            r"audits\.holdout\.rouge: rouge: the holdout row 'holdout/0' has no prompt; fill",
+            r"audits\.holdout\.rouge: rouge: the holdout row 1 has no prompt; fill",
         ),
         ("truth_ratio", {"prompt": "a", **TOFU_LIKE, "perturbed_completions": []}, r"has no perturbed_completions;"),
         ("perplexity", {"prompt": "a"}, r"audits\.holdout\.perplexity: row 1 has a prompt but no completion; add"),
@@ -76,7 +76,7 @@ def test_a_role_that_an_audit_comes_to_last(unloaded: Any) -> None:
         unloaded.write(f"{role}.jsonl", [row if role != "world_facts" else {"prompt": "a", "completion": "b"}])
         unloaded.recipe["roles"][role] = f"{role}.jsonl"
     unloaded.recipe["audits"]["holdout"] = ["model_utility"]
-    assert "the world_facts row 'world_facts/0' has no perturbed_completions" in unloaded.refused()
+    assert "the world_facts row 1 has no perturbed_completions" in unloaded.refused()
 
 
 def test_a_column_that_is_measured_on_the_way(unloaded: Any) -> None:
@@ -102,14 +102,29 @@ def test_columns_of_a_classifier(digits: Any, monkeypatch: pytest.MonkeyPatch) -
     assert "forget row 4 has the columns ['inputs']; a classifier needs inputs and label." in digits.refused()
 
 
-@pytest.mark.parametrize("name", sorted(set(names.names("audits")) - {"relearning"}))
+@pytest.mark.parametrize("name", names.names("audits"))
 def test_every_audit_is_rehearsed(project: Any, name: str) -> None:
-    """Rows without any column that a model reads; relearning is left out, since it trains before it asks."""
+    """Rows without any column that a model reads."""
     project.recipe["audits"] = {"forget": [name]}
     recipe = parse_recipe(project.recipe | {"expect": {}})
     rows: dict[str, Sequence[dict[str, object]]] = {"forget": [{"nothing": 1}], "holdout": [{"nothing": 2}]}
     with pytest.raises(ValueError, match=rf"^audits\.forget\.{name}: "):
         rehearse(recipe, rows, {}, ())
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "completion": "b"}, "the holdout row 1 has no paraphrased_completion; fill"),
+        ({"prompt": "a", "paraphrased_completion": "c", "perturbed_completions": ["d"]}, "row 1 has a prompt but no"),
+    ],
+)
+def test_what_an_audit_reads_after_it_has_trained_a_copy(unloaded: Any, row: dict[str, object], says: str) -> None:
+    """What the inner audit lacks, and what training would."""
+    unloaded.write("holdout.jsonl", [row])
+    unloaded.recipe["audits"]["holdout"] = [{"relearning": {"audit": "truth_ratio"}}]
+    said = unloaded.refused()
+    assert "audits.holdout.relearning: " in said and says in said
 
 
 def test_good_rows_pass(project: Any) -> None:

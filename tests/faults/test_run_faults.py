@@ -158,9 +158,9 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["stages"][0]["train"] |= {"lr": rate, "clip": None}  # no clipping is not the default of clipping
     assert f"(stages.0.train.clip is not given there and null here){remedy}" in digits.refused()
     del digits.recipe["stages"][0]["train"]["clip"]
-    digits.recipe["audits"]["forget"].remove("accuracy")
-    assert "(audits.forget is " in digits.refused()
-    digits.recipe["audits"]["forget"].insert(0, "accuracy")
+    digits.recipe["baselines"] = []
+    assert "(baselines is ['do_nothing'] there and not given here)" in digits.refused()
+    digits.recipe["baselines"] = ["do_nothing"]
     digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
     assert "roles.forget: its rows have changed since the run in" in digits.refused()
     assert (digits.folder / "out" / "report.json").read_bytes() == kept
@@ -222,6 +222,21 @@ def test_scores_that_cannot_be_added(digits: Any, monkeypatch: pytest.MonkeyPatc
     assert digits.run()[0] == 0
     assert figures(digits.folder / "out") == figures(digits.folder / "whole")
     assert file.read_bytes() == first + second
+
+
+def test_a_model_that_could_not_be_written_is_not_trained(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an hour of training would end with its tokenizer's error; what is only measured need not be written."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise NotImplementedError("this tokenizer has no vocabulary file.")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fails)
+    monkeypatch.setattr("palimpsest.stage.fit", lambda *_, **__: pytest.fail("it was trained"))
+    said = project.refused()
+    assert "model.pretrained: no trained model could be written, since the config or the tokenizer of this one" in said
+    assert "(NotImplementedError: this tokenizer has no vocabulary file); name a model that save_pretrained" in said
+    del project.recipe["stages"], project.recipe["baselines"], project.recipe["expect"]
+    assert project.run(verb="audit", out="audited")[0] == 0
 
 
 @pytest.mark.parametrize(("place", "value"), [("lr", 1e30), ("weight", 1e38)])
@@ -348,4 +363,7 @@ def test_what_a_killed_process_had_begun_to_write_goes(digits: Any) -> None:
     status, err = digits.run()
     assert status == 0, err
     assert not [p for p in stage.iterdir() if p.name.startswith(".")]
+    (stage / "step-00000002").mkdir()  # the stage was finished, and its checkpoint not yet deleted
+    (out / "report.json").unlink()
+    assert digits.run()[0] == 0 and not list(stage.glob("step-*"))
     assert figures(out) == figures(digits.folder / "other")

@@ -1,4 +1,7 @@
-"""``torchrun -m palimpsest.cli run`` on two processes: the same report, every item measured once, written once."""
+"""``torchrun -m palimpsest.cli run`` on two processes: the same report, every item measured once, written once.
+
+The two processes run it in two goes, with other audits first.
+"""
 
 from __future__ import annotations
 
@@ -99,14 +102,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    done = subprocess.run(
-        [*launch, "-m", "palimpsest.cli", *flags, str(home / "two")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    few = {"forget": ["probability", {"rouge": {"max_new_tokens": 3}}]}
+    for wanted in ({**recipe, "audits": few, "expect": {}}, recipe):
+        (home / "recipe.yaml").write_text(dump(wanted))
+        done = subprocess.run(
+            [*launch, "-m", "palimpsest.cli", *flags, str(home / "two")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
     (home / "said.txt").write_text(done.stderr)
     (home / "printed.txt").write_text(done.stdout)
     return home

@@ -49,11 +49,11 @@ def test_texts_are_the_same(found: Any) -> None:
 
 def test_a_row_that_one_process_cannot_read_fails_on_all(found: Any) -> None:
     one, two = found
-    assert one["failure"].startswith("row 5 has the columns ['id']")
+    assert one["failure"].startswith("row 6 has the columns ['id']")
     first, second = (answer["failure"] for answer in two)
     assert first == second
-    assert first.startswith("The audit failed on process 1 of 2 (it counts its own rows: number n is row 1 + 2 n)")
-    assert "row 2 has the columns ['id']" in first
+    assert first.startswith("The audit failed on process 1 of 2 (it counts its own rows: number n is row 2 + 2 (n - 1)")
+    assert "row 3 has the columns ['id']" in first
 
 
 def test_processes_agree_on_what_the_first_one_says(found: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
 
 from palimpsest.adapters.causal_lm import CausalLM
+from palimpsest.adapters.classifier import Classifier, ClassifierSubject
 from palimpsest.audits.accuracy import Accuracy
 from palimpsest.statistics import is_binary, mcnemar
 from palimpsest.zoo.models import tiny_llama
@@ -37,3 +39,11 @@ def test_a_language_model_has_no_classes() -> None:
 def test_a_row_without_a_label_is_named(scripted: Any) -> None:
     with pytest.raises(ValueError, match="the retain row 'x' has no label"):
         Accuracy()(scripted(), {"retain": [{"id": "x"}]}, "retain")
+
+
+def test_a_row_that_a_classifier_cannot_read_is_named_by_its_number() -> None:
+    """Counted from 1 over all batches, as everywhere."""
+    subject = ClassifierSubject(Classifier(2), nn.Linear(1, 2), rows_a_batch=2)
+    rows = [{"inputs": [0.5], "label": label} for label in (0, 1, 1, 2)]
+    with pytest.raises(ValueError, match=r"^row 4: the label 2 lies outside 0\.\.1"):
+        Accuracy()(subject, {"retain": rows}, "retain")

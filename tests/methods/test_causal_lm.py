@@ -160,8 +160,17 @@ def test_an_answer_must_fit_behind_its_prompt(tiny: tuple) -> None:
     limit = model.config.max_position_embeddings
     subject = CausalLM(tokenizer).subject(model)
     for ask in (subject.generate, lambda rows, new: subject.sample(rows, new, count=1, seeds=[0])):
-        with pytest.raises(ValueError, match=rf"row 0 .* and {limit} new ones are more than the {limit} this model"):
+        with pytest.raises(ValueError, match=rf"row 1 .* and {limit} new ones are more than the {limit} this model"):
             ask(ROWS[:1], limit)
+
+
+@pytest.mark.parametrize("ask", ["logp", "matches", "embed", "generate"])
+def test_a_row_that_cannot_be_asked_is_named_by_its_number(tiny: tuple, ask: str) -> None:
+    """Counted from 1, as everywhere."""
+    model, tokenizer = tiny
+    question = getattr(CausalLM(tokenizer).subject(model), ask)
+    with pytest.raises(ValueError, match=r"^row 2 has the columns \['nothing'\]"):
+        question([ROWS[0], {"nothing": 1}], *([4] if ask == "generate" else []))
 
 
 def test_batched_generation_is_that_of_one_row_at_a_time(tiny: tuple) -> None:

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from palimpsest.adapters.causal_lm import CausalLM
+from palimpsest.adapters.classifier import SAMPLED, Classifier
 from palimpsest.checkpoint import state_tensors
 from palimpsest.loop import Interrupted, Training, fit
 from palimpsest.objective import evaluate, on
@@ -319,4 +320,49 @@ def test_answers_to_other_rows_are_refused():
     other = CausalLM(adapter.tokenizer, chat=True, chat_template="chatml")
     (batch,) = other.roles(task=ROWS).window(0, 8, seed=0)
     with pytest.raises(ValueError, match="cached for other rows"):
+        stored.views(model, batch, ["task"])
+
+
+def images(count, size=9, late=0.0):
+    """Rows of so many values each; ``late`` is added to the last one of the last row."""
+    inputs = torch.randn(count, size, generator=torch.Generator().manual_seed(0))
+    inputs[-1, -1] += late
+    return [{"inputs": row.tolist(), "label": 0} for row in inputs]
+
+
+@pytest.mark.parametrize("size", [9, SAMPLED + 1])
+def test_a_classifiers_answers_to_other_rows_are_refused(size, tmp_path):
+    """Rows in another order, one value of one row, another shape; the same rows are taken, also from a file."""
+    model, adapter = nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), Classifier(3)
+    roles = adapter.roles(task=images(6, size))
+    (batch,) = roles.window(0, 6, seed=0)
+    said = adapter.views(model, batch, ["task"])["task"].logits.detach()
+    stored = cache(roles, model, ("task",))
+    stored.save(tmp_path / "reference.safetensors")
+    for again in (stored, Cached.load(tmp_path / "reference.safetensors", model)):
+        torch.testing.assert_close(again.views(model, batch, ["task"])["task"].logits, said)
+        whole = [{**row, "inputs": [[v] for v in row["inputs"]]} for row in images(6, size + 1)]
+        for rows in (images(6, size)[::-1], images(6, size, late=1e-3), images(7, size), whole):
+            (other,) = adapter.roles(task=rows).window(0, len(rows), seed=0)
+            with pytest.raises(ValueError, match="cached for other rows than those of 'task'"):
+                again.views(model, other, ["task"])
+
+
+def test_a_classifiers_file_from_before_is_read():
+    """Without digests, as files once were."""
+    model, adapter = nn.Linear(9, 3), Classifier(3)
+    roles = adapter.roles(task=images(6))
+    stored = cache(roles, model, ("task",))
+    old = Cached({"task": [{"logits": row["logits"]} for row in stored.columns["task"]]})
+    (batch,) = roles.window(0, 6, seed=0)
+    assert torch.equal(*(r.views(model, batch, ["task"])["task"].logits for r in (old, stored)))
+
+
+def test_a_fault_of_an_adapter_is_no_matter_of_rows(monkeypatch):
+    model, adapter = nn.Linear(9, 3), Classifier(3)
+    roles = adapter.roles(task=images(6))
+    stored = cache(roles, model, ("task",))
+    (batch,) = roles.window(0, 6, seed=0)
+    monkeypatch.setattr(Classifier, "recall", lambda *_: [][0])
+    with pytest.raises(IndexError):
         stored.views(model, batch, ["task"])

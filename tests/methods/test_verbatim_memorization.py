@@ -57,10 +57,13 @@ def test_a_row_with_a_prompt_is_continued_by_its_completion(scripted: Any) -> No
 
 
 def test_a_text_that_ends_within_the_beginning_is_refused(scripted: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"nothing follows the first 32 words of the forget row 'forget/0'; lower prefix"
-    ):
-        VerbatimMemorization()(scripted(), {"forget": [{"text": TEXT}]}, "forget")
+    with pytest.raises(ValueError, match=r"nothing follows the first 32 words of the forget row 2; lower prefix"):
+        VerbatimMemorization()(scripted(), {"forget": [{"text": "word " * 40}, {"text": TEXT}]}, "forget")
+
+
+def test_a_row_without_a_text_or_a_completion_is_named_by_its_number(scripted: Any) -> None:
+    with pytest.raises(ValueError, match=r"the forget row 2 has no completion; fill it"):
+        VerbatimMemorization()(scripted(), {"forget": [{"text": "word " * 40}, {"prompt": "q"}]}, "forget")
 
 
 @pytest.mark.parametrize("fields", [{"prefix": 0}, {"max_new_tokens": 0}])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from palimpsest.continual import StageMatrix, backward_transfer
+from palimpsest.loop import Interrupted
 from palimpsest.page import render
 from palimpsest.plans import plans
 from palimpsest.recipe import RecipeError
@@ -174,6 +175,24 @@ def test_stopped_between_two_stages_the_matrix_is_the_same(report, tmp_path):
         between = [f for f in (*matrix.figures, *matrix.differences) if f.name.endswith("(every 4 steps)")]
         spread = [f for f in between if f.over_items and f.low <= f.value <= f.high]
         assert len(between) - len(spread) == len(between) // 9, "one seed is enough, but for a share of yes and no"
+
+
+def test_other_audits_and_chance_for_a_sequence_that_is_not_finished(tmp_path):
+    """Measured after every stage: the matrices are those of a run that asked for them from the start."""
+
+    class Stop(Quiet):
+        def progress(self, label, progress):
+            if label.startswith("replay: second"):
+                raise KeyboardInterrupt
+
+    few = {"test_early": ["accuracy"], "test_late": ["accuracy"], "never": ["accuracy"]}
+    with pytest.raises(Interrupted):
+        run(parse_recipe(raw(seeds=[0], audits=few)), tmp_path / "out", events=Stop())
+    more = {"test_late": ["probability", "accuracy"], "test_early": ["probability", "accuracy"]}
+    recipe = parse_recipe(raw(seeds=[0], audits=more, chance={"accuracy": 0.1}))
+    found, whole = (run(recipe, tmp_path / out).matrices for out in ("out", "whole"))
+    assert [(m.run, m.audit) for m in whole[:2]] == [("after", "probability"), ("after", "accuracy")]
+    assert repr(found) == repr(whole)
 
 
 def test_stages_with_which_runs_begin_alike_are_trained_once(report, tmp_path):

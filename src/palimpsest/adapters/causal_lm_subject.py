@@ -107,7 +107,7 @@ class CausalLMSubject:
 
     def logp(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per row, log-probabilities in nats of the scored tokens, float32 on CPU, [T_i]."""
-        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows, 1)]
         found: dict[int, Tensor] = {}
         for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
@@ -119,7 +119,7 @@ class CausalLMSubject:
 
     def matches(self, rows: Sequence[Row]) -> list[Tensor]:
         """Per row, whether each scored token is the most likely one after the true tokens before it, bool, [T_i]."""
-        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows, 1)]
         found: dict[int, Tensor] = {}
         for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
@@ -131,7 +131,7 @@ class CausalLMSubject:
 
     def embed(self, rows: Sequence[Row]) -> Tensor:
         """Mean over a row's tokens of what enters the head, float32 on CPU, [N, D]."""
-        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows)]
+        examples = [self.adapter.encode(row, f"row {i}") for i, row in enumerate(rows, 1)]
         found: dict[int, Tensor] = {}
         for indices in self._batches([len(e["input_ids"]) for e in examples], self.tokens_a_batch):
             batch = {k: v.to(self._device) for k, v in self.adapter.collate([examples[i] for i in indices]).items()}
@@ -174,7 +174,7 @@ class CausalLMSubject:
 
     def _prompts(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
         """Every row's prompt as tokens; refused where an answer of full length would not fit behind it."""
-        return [self.check_prompt(row, f"row {i}", max_new_tokens) for i, row in enumerate(rows)]
+        return [self.check_prompt(row, f"row {i}", max_new_tokens) for i, row in enumerate(rows, 1)]
 
     def check_prompt(self, row: Row, place: str, max_new_tokens: int) -> list[int]:
         """The tokens of a row's prompt. Raises ``ValueError`` where so many new ones would not fit behind them."""

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from palimpsest.audit import Row
-from palimpsest.reference import Columns, evaluating
+from palimpsest.reference import Columns, OtherRows, evaluating
 from palimpsest.roles import Roles
 from palimpsest.views import Batch, Example, Head, LabelView, Scores, Unit, View
 
 __all__ = ["Classifier", "ClassifierSubject", "check_row"]
+
+SAMPLED = 4096
+"""Values of a row that are looked at where it is known again: all of a small image's, enough of a large one's."""
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of a value -> a whole number of the same bits."""
 
 
 def check_row(row: Row, place: str) -> None:
@@ -90,12 +96,17 @@ class Classifier:
         return {role: LabelView(batch[role], own, tapped) for role, own, tapped in parts}
 
     def store(self, view: View, full: bool) -> list[Columns]:
-        """The logits [C] of each row."""
+        """The logits [C] of each row, and a digest of its inputs."""
         assert isinstance(view, LabelView)
-        return [{"logits": row.clone()} for row in view.logits]
+        pairs = zip(_digests(view.batch["inputs"]), view.logits, strict=True)
+        return [{"inputs": digest, "logits": row.clone()} for digest, row in pairs]
 
     def recall(self, batch: Batch, columns: Sequence[Columns], head: Head | None) -> LabelView:
-        """A view of ``batch`` from stored logits."""
+        """A view of ``batch`` from stored logits; ``OtherRows`` where those are of other inputs."""
+        if all("inputs" in stored for stored in columns):  # a file that was written before they were stored has none
+            digests = torch.stack([stored["inputs"] for stored in columns])  # [B]
+            if not torch.equal(_digests(batch["inputs"]).to(digests.device), digests):
+                raise OtherRows
         return LabelView(batch, torch.stack([c["logits"] for c in columns]).to(batch["labels"].device))
 
     def frozen_head(self, model: nn.Module) -> Head | None:
@@ -105,6 +116,24 @@ class Classifier:
     def subject(self, model: nn.Module) -> ClassifierSubject:
         """What an audit may ask of the model."""
         return ClassifierSubject(self, model)
+
+
+def _digests(inputs: Tensor) -> Tensor:
+    """[B, ...] -> [B] whole numbers by which rows are known again; of a long row, values at even distances count.
+
+    A sum of the values' bits, each times a random number of its place, modulo 2^64: the same on every device.
+    """
+    flat = inputs.detach().reshape(len(inputs), -1)  # [B, D]
+    few = flat[:, :: max(1, flat.shape[1] // SAMPLED)].contiguous()  # [B, S]
+    bits = few.view(BITS[few.element_size()]).long()  # [B, S]
+    return (bits * _multipliers(flat.shape[1], bits.shape[1]).to(bits.device)).sum(1)
+
+
+@cache
+def _multipliers(values: int, sampled: int) -> Tensor:
+    """[S] odd numbers, others for rows of another length."""
+    generator = torch.Generator().manual_seed(values)
+    return torch.randint(-(2**63), 2**63 - 1, (sampled,), generator=generator) | 1
 
 
 class ClassifierSubject:
@@ -121,7 +150,7 @@ class ClassifierSubject:
         views = []
         for first in range(0, len(rows), self.rows_a_batch):
             chunk = rows[first : first + self.rows_a_batch]
-            batch = self.adapter.collate([self.adapter.encode(r, f"row {first + i}") for i, r in enumerate(chunk)])
+            batch = self.adapter.collate([self.adapter.encode(r, f"row {first + i}") for i, r in enumerate(chunk, 1)])
             with evaluating(self.model):
                 views.append(
                     self.adapter.views(self.model, {"": {k: v.to(device) for k, v in batch.items()}}, [""])[""]

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from palimpsest.audit import Audit, Row, Scores, Subject, Telling, Trainable, role_rows
+from palimpsest.audit import Audit, Rehearsal, Row, Scores, Subject, Telling, Trainable, role_rows
 from palimpsest.loop import Training, fit
 from palimpsest.names import UnknownName, build
 from palimpsest.objective import on
@@ -35,7 +35,13 @@ __all__ = ["METHOD", "Relearning", "relearned"]
 
 
 def relearned(subject: Subject, rows: Sequence[Row], role: str, training: Training, seed: int = 0) -> Subject:
-    """A subject around a trained copy of the model; the model itself and the global random state stay as they are."""
+    """A subject around a trained copy of the model; the model itself and the global random state stay as they are.
+
+    A subject that only rehearses looks at the rows, and is returned.
+    """
+    if isinstance(subject, Rehearsal):
+        subject.check_rows(rows)
+        return subject
     inner = subject.subject if isinstance(subject, Sharded) else subject
     if not isinstance(inner, Trainable):
         raise ValueError(

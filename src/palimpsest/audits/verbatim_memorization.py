@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, Unmeasurable, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, Unmeasurable, column, role_rows, row_ids, row_name
 from palimpsest.audits.rouge import rouge_items
 
 __all__ = ["METHOD", "VerbatimMemorization", "split_words"]
@@ -48,22 +48,22 @@ class VerbatimMemorization:
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """One F1 in [0, 1] per row."""
         rows = role_rows(data, role, "verbatim_memorization")
-        ids = row_ids(rows, role)
-        starts, rests = zip(*(self._split(row, row_id, role) for row, row_id in zip(rows, ids)))
+        starts, rests = zip(*(self._split(row, number, role) for number, row in enumerate(rows, 1)))
         outputs = subject.generate(starts, self.max_new_tokens)
         references = subject.truncate(rests, self.max_new_tokens)
         items = rouge_items(references, outputs, "f1")
+        ids = row_ids(rows, role)
         return Scores("verbatim_memorization", items, ids, role=role, outputs=tuple(outputs), bounds=SHARE)
 
-    def _split(self, row: Row, row_id: str, role: str) -> tuple[Row, str]:
+    def _split(self, row: Row, number: int, role: str) -> tuple[Row, str]:
         """What the model is given, and how the text goes on."""
         if "text" not in row:
-            return row, str(column([row], "completion", role, "verbatim_memorization")[0])
+            return row, str(column([row], "completion", role, "verbatim_memorization", number)[0])
         start, rest = split_words(str(row["text"]), self.prefix)
         if not rest.strip():
             raise Unmeasurable(
-                f"verbatim_memorization: nothing follows the first {self.prefix} words of the {role} row {row_id!r}; "
-                "lower prefix or leave the row out."
+                f"verbatim_memorization: nothing follows the first {self.prefix} words of the {role} row"
+                f" {row_name(row, number)}; lower prefix or leave the row out."
             )
         return {"text_prefix": start}, rest
 

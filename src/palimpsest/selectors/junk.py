@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from palimpsest.audit import Row, row_ids
+from palimpsest.audit import Row, row_name
 from palimpsest.corpus import Count, unique, words
 from palimpsest.roles import seeded
 from palimpsest.select import Selection
@@ -116,14 +116,14 @@ class Junk:
 
     def sides(self, data: Sequence[Row]) -> Sides:
         """Which rows are junk and which control, and which had to be left out."""
-        for row, key in zip(data, row_ids(data, "row")):
+        for number, row in enumerate(data, 1):
             if not str(row.get("text", "")).strip():
-                raise ValueError(f"junk: the row {key!r} has no text; fill it or leave the row out.")
+                raise ValueError(f"junk: the row {row_name(row, number)} has no text; fill it or leave the row out.")
         kept = set(unique(data))
         found: dict[int | None, list[int]] = {1: [], -1: [], 0: [], None: []}
-        for place, key in enumerate(row_ids(data, "row")):
+        for place, row in enumerate(data):
             if place in kept:
-                found[self.side(data[place], f"the row {key!r}")].append(place)
+                found[self.side(row, f"the row {row_name(row, place + 1)}")].append(place)
         repeated = tuple(i for i in range(len(data)) if i not in kept)
         return Sides(tuple(found[1]), tuple(found[-1]), repeated, tuple(found[None]))
 
