@@ -88,6 +88,7 @@ class {cls}:
         return Scores("{name}", items, row_ids(rows, role), "<higher, lower or nearer:retrained>", role)
 ''',
     "edits": '''
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -102,7 +103,7 @@ __all__ = ["METHOD", "{cls}"]
 class {cls}:
     """<The fields: meaning and range.>"""
 
-    def __call__(self, model: nn.Module, roles: Roles) -> Patch:
+    def __call__(self, model: nn.Module, roles: Roles, companions: Mapping[str, nn.Module] | None = None) -> Patch:
         """The change of weights; the model itself is left alone."""
         raise NotImplementedError("<the equation>")
 ''',

@@ -1,6 +1,6 @@
 """A change of weights that can be looked at, saved and undone: what every edit returns.
 
-patch = Fila()(model, roles)
+patch = TaskVector(alpha=1.0)(model, roles, {"reinforced": companion})
 with patch.applied(model): ...      # the model is bit for bit what it was afterwards
 """
 
@@ -86,8 +86,11 @@ class Patch:
 class Edit(Protocol):
     """A frozen dataclass that computes a change of weights without training."""
 
-    def __call__(self, model: nn.Module, roles: Roles) -> Patch:
-        """The change to make to ``model`` as it is now; the model itself is left alone."""
+    def __call__(self, model: nn.Module, roles: Roles, companions: Mapping[str, nn.Module] | None = None) -> Patch:
+        """The change to make to ``model`` as it is now; the model itself is left alone.
+
+        ``companions`` are the models that earlier stages trained beside this one, by name.
+        """
         ...
 
 

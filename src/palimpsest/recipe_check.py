@@ -28,7 +28,7 @@ from palimpsest.schedule import HasPlateau
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
-__all__ = ["ChecksTraining", "cautions", "check"]
+__all__ = ["AsksCompanion", "ChecksTraining", "cautions", "check"]
 
 LONGEST_NAME = 80
 
@@ -39,6 +39,16 @@ class ChecksTraining(Protocol):
 
     def check_training(self, training: Training) -> object:
         """Raises ``ValueError`` for others, before anything is loaded."""
+        ...
+
+
+@runtime_checkable
+class AsksCompanion(Protocol):
+    """An edit or an intervention that works with a model trained beside this one."""
+
+    @property
+    def companion(self) -> str:
+        """The name of that model."""
         ...
 
 
@@ -65,10 +75,11 @@ def check(recipe: Recipe, *, allow_imports: bool = False, audit_only: bool = Fal
             raise RecipeError(f"variants.{label}: it has no stage; give it one, or remove it.")
         for i, stage in enumerate(stages):
             _check_stage(stage, f"variants.{label}.{i}", recipe, allow_imports)
-    _check_adapters(_placed("stages", recipe.stages))
-    for label, stages in recipe.variants.items():
-        trunk = _placed("stages", recipe.stages[: recipe.start])
-        _check_adapters(trunk | _placed(f"variants.{label}", stages))
+    trunk = _placed("stages", recipe.stages[: recipe.start])
+    variants = [trunk | _placed(f"variants.{label}", stages) for label, stages in recipe.variants.items()]
+    for chain in (_placed("stages", recipe.stages), *variants):
+        _check_adapters(chain)
+        _check_companions(chain, allow_imports)
     compile_audits(recipe, allow_imports=allow_imports)
     _check_tasks(recipe)
     runs = _check_runs(recipe, allow_imports)
@@ -129,6 +140,21 @@ def _check_adapters(stages: Mapping[str, Stage]) -> None:
                 )
         if model and (stage.objective or stage.edit):
             before = lora
+
+
+def _check_companions(stages: Mapping[str, Stage], allow_imports: bool) -> None:
+    """Whether what an edit works with is trained before it, and what an intervention works with at all."""
+    earlier: list[str] = []
+    for place, stage in stages.items():
+        trained = [other.trains for other in stages.values() if other.trains != "model"]
+        for key, spec, known in (("edit", stage.edit, earlier), ("intervention", stage.intervention, trained)):
+            method = compile_part(spec, f"{key}s", f"{place}.{key}", allow_imports=allow_imports)
+            if isinstance(method, AsksCompanion) and method.companion not in known:
+                fix = suggest(method.companion, known) if known else "add one, with trains and starts."
+                raise RecipeError(
+                    f"{place}.{key}: no earlier stage trains a companion {short(method.companion)}; {fix}"
+                )
+        earlier += [stage.trains] if stage.trains != "model" else []
 
 
 def _check_tasks(recipe: Recipe) -> None:

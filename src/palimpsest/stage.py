@@ -205,10 +205,10 @@ def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) ->
 
 
 def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[str, Any]:
-    """What must be written: all of the model, but only the trained part of a companion that shares the rest."""
+    """What must be written: all of the model, but of a companion, which may share the rest, what its training moves."""
     if not companion:
         return state
-    moving = {n for n, p in model.named_parameters() if p.requires_grad}
+    moving = {n for n, p in model.named_parameters() if p.requires_grad} | {n for n, _ in model.named_buffers()}
     return {n: v for n, v in state.items() if n in moving}
 
 
@@ -329,7 +329,7 @@ class _Work:
         """Edit, mask and training."""
         edit = self.part(self.stage.edit, "edits", "edit")
         if edit is not None:
-            edit(working, self.roles).apply(working)
+            edit(working, self.roles, self.trained.companions).apply(working)
         masker = self.part(self.stage.mask, "masks", "mask")
         mask: Mask | None = masker(working, self.roles) if masker is not None else None
         made_equal([*working.parameters(), *working.buffers(), *(mask.moves.values() if mask is not None else ())])

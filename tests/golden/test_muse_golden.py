@@ -1,4 +1,4 @@
-"""Min-K, AUC, PrivLeak, ROUGE and stop strings against numbers of jaechan-repo/muse_bench@54719c5."""
+"""MUSE's measurements, task vectors and Who's Harry Potter against numbers of jaechan-repo/muse_bench@54719c5."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from palimpsest.audit import Scores
 from palimpsest.audits.knowledge_memorization import cut
 from palimpsest.audits.min_k import min_k
 from palimpsest.audits.rouge import rouge_l
+from palimpsest.edits.task_vector import negated
+from palimpsest.interventions.whos_harry_potter import lowered_logits
 from palimpsest.statistics import aggregate, relative_difference
 
-MIN_K, LEAK, ROUGE, STOP = json.loads(Path(__file__).with_name("muse.json").read_text())["cases"]
+MIN_K, LEAK, ROUGE, STOP, VECTOR, POTTER = json.loads(Path(__file__).with_name("muse.json").read_text())["cases"]
 
 
 @pytest.mark.parametrize("percent", MIN_K["params"]["K"])
@@ -68,3 +71,29 @@ def test_rouge_l() -> None:
 
 def test_stop_strings() -> None:
     assert [cut(text, STOP["params"]["stop"]) for text in STOP["inputs"]["strings"]] == STOP["outputs"]
+
+
+@pytest.mark.parametrize("alpha", VECTOR["params"]["alpha"])
+def test_task_vector(alpha: float) -> None:
+    target, reinforced = (
+        {name: torch.tensor(value, dtype=torch.float64) for name, value in VECTOR["inputs"][which].items()}
+        for which in ("target", "reinforced")
+    )
+    delta = negated(target, reinforced, alpha)
+    assert delta.keys() == (target.keys() if alpha else set())
+    for name, expected in VECTOR["outputs"][f"{alpha:.1f}"].items():
+        found = target[name] + delta.get(name, 0)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-8)
+
+
+@pytest.mark.parametrize("alpha", POTTER["params"]["alpha"])
+def test_whos_harry_potter(alpha: float) -> None:
+    inputs, expected = POTTER["inputs"], POTTER["outputs"][f"{alpha:.1f}"]
+    target, reinforced = (
+        torch.tensor(inputs[f"{which}_logits"], dtype=torch.float64) for which in ("target", "reinforced")
+    )
+    found = lowered_logits(target, reinforced, alpha)
+    torch.testing.assert_close(found, torch.tensor(expected["logits"], dtype=torch.float64), rtol=1e-9, atol=1e-8)
+    labels = torch.tensor(inputs["labels"])[:, 1:]
+    loss = nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), labels.flatten())
+    assert float(loss) == pytest.approx(expected["loss"], abs=1e-8)

@@ -98,6 +98,16 @@ TEXT: Spec = {
             },
             {"name": "subtract", "intervention": {"logit_difference": {"alpha": 1.0}}},
         ],
+        "task vector": [
+            {
+                "name": "reinforce",
+                "trains": "reinforced",
+                "starts": "full_copy",
+                "objective": [{"on": "forget", "cross_entropy": {}}],
+                "train": {**TRAIN, "lr": 1e-2},
+            },
+            {"name": "subtract", "edit": {"task_vector": {"alpha": 1.0}}},
+        ],
         "projection": {
             "combine": {"one_sided_projection": {"protect": "retain"}},
             "objective": [{"on": "forget", "gradient_ascent": {}}, RETAIN],

@@ -8,7 +8,7 @@ import torch
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.claims import _facts, _news
 from palimpsest.claims._facts import REFUSAL, Facts, Trajectory, World, decoder, recall, unlearned, word_tokenizer
-from palimpsest.claims._news import News, Readers, unlearn
+from palimpsest.claims._news import News, Readers, reinforced, taken, unlearn
 from palimpsest.loop import Progress
 from palimpsest.objective import on
 from palimpsest.objectives.gradient_ascent import GradientAscent
@@ -123,3 +123,27 @@ def test_the_checkpoint_rule_stops_the_first_epoch_that_is_low_enough(method, mo
     monkeypatch.setattr(Readers, "knowledge", knowledge)
     unlearn(read, method, decoder(len(PAPER.words), 1, 32, 1), PAPER.texts("forget"), lr=1e-4, epochs=4, seed=0)
     assert asked == [8] * 4, "the rule is met by the third epoch, and no fourth is trained"
+
+
+@pytest.mark.parametrize("method", _news.REINFORCED)
+def test_the_first_alpha_that_forgets_enough_is_taken_and_the_target_is_left_alone(method, monkeypatch):
+    target, retrained = (decoder(len(PAPER.words), 1, 32, seed) for seed in (0, 1))
+    read = Readers(PAPER, CausalLM(word_tokenizer(PAPER.words)), target, retrained)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    rows = PAPER.texts("forget")
+    twin = reinforced(read, rows, lr=1e-2, epochs=2, seed=0)
+    assert not twin.training and any(not torch.equal(v, before[n]) for n, v in twin.state_dict().items())
+    for curve, alpha in (([0.3, 0.9, 0.5, 0.3], 4.0), ([0.3, 0.9, 0.9, 0.9, 0.9, 0.9], 16.0)):
+        values = iter(curve)  # first the retrained model's, then an alpha each
+
+        def knowledge(self, model, questions, values=values):
+            return type("Scores", (), {"items": torch.tensor([next(values)], dtype=torch.float64)})()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Readers, "knowledge", knowledge)
+            left = taken(read, method, twin, rows)
+        assert left.alpha == alpha and next(values, None) is None
+        untouched = read.leakage(target).items
+        with left.answering() as model:
+            assert not torch.equal(read.leakage(model).items, untouched)
+    assert all(torch.equal(v, before[n]) for n, v in target.state_dict().items())

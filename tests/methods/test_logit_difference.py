@@ -371,7 +371,7 @@ def test_companions_that_do_not_fit() -> None:
         pass
     other, _ = tiny_llama(vocab_size=300)
     with (
-        pytest.raises(ValueError, match="The model has 512 tokens and the assistant 300"),
+        pytest.raises(ValueError, match="The model has 512 tokens and the companion 'assistant' 300"),
         STRONG.attach(model, {"assistant": other}),
     ):
         pass

@@ -313,7 +313,9 @@ def test_a_companion_of_an_earlier_stage_serves_the_last_one(raw: dict[str, Any]
 
 def test_a_missing_companion_is_a_sentence(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["stages"] = [{"name": "subtract", "intervention": "logit_difference"}]
-    with pytest.raises(RecipeError, match="There is no companion 'assistant'"):
+    with pytest.raises(
+        RecipeError, match=r"stages\.0\.intervention: no earlier stage trains a companion 'assistant'; add one"
+    ):
         run(parse_recipe(raw), tmp_path / "out")
     raw["stages"] = [{**ASSISTANT, "starts": {"truncated_copy": {"layers": 9}}}]
     with pytest.raises(RecipeError, match=r"stages\.0\.starts: The model has 2 blocks, so a copy cannot have 9"):

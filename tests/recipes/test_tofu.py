@@ -44,6 +44,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     (folder / "tofu.yaml").write_text((ROOT / "recipes" / "tofu.yaml").read_text())
     flags = ["model.pretrained=tiny-llama", "variants.ULD.0.starts.truncated_copy.layers=1"]
     places = ["stages.0", "stages.1", "variants.LoKU", "variants.ULD.0"]
+    places += ["variants.task vector.0", "variants.Who's Harry Potter.0"]
     places += [f"variants.{name}" for name in ("GA + retain", "FLAT", "SalUn mask + NPO")]
     places += [f"variants.refusal by {name}" for name in ("preference", "fine-tuning")]
     for place in places:
@@ -59,6 +60,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_every_method_is_trained_and_every_audit_asked(report: dict) -> None:
     runs = {run["name"]: run for run in report["runs"]}
     methods = {"GA + retain", "FLAT", "LoKU", "SalUn mask + NPO", "refusal by preference", "refusal by fine-tuning"}
+    methods |= {"task vector", "Who's Harry Potter"}
     assert runs.keys() == methods | {"before", "after", "ULD", "gradient_ascent", "retrained"}
     assert all(run["steps"] == STEPS for run in runs.values())
     audits = {("forget", a) for a in ("rouge", "probability", "truth_ratio", "extraction_strength")}
@@ -70,6 +72,6 @@ def test_every_method_is_trained_and_every_audit_asked(report: dict) -> None:
 
 
 def test_every_method_moved_the_model(report: dict) -> None:
-    """ULD leaves the weights alone and moves what is said."""
+    """ULD and Who's Harry Potter leave the weights alone and move what is said."""
     values = {s["run"]: s["value"] for s in report["scores"] if (s["role"], s["audit"]) == ("forget", "probability")}
     assert len(set(values.values())) == len(values)

@@ -7,8 +7,10 @@ articles are the same for every seed: seeds change the decoder's first weights a
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,31 +23,40 @@ from palimpsest.audits.privacy_leakage import PrivacyLeakage
 from palimpsest.audits.verbatim_memorization import VerbatimMemorization
 from palimpsest.claim import Budget
 from palimpsest.claims._facts import decoder, word_tokenizer
+from palimpsest.edits.task_vector import TaskVector
+from palimpsest.interventions.whos_harry_potter import WhosHarryPotter
 from palimpsest.loop import Progress, Training, fit
 from palimpsest.objective import Term, Total, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.gradient_ascent import GradientAscent
 from palimpsest.objectives.kl_to_reference import KLToReference
 from palimpsest.objectives.npo import NPO
+from palimpsest.procedures.full_copy import FullCopy
 from palimpsest.procedures.request_sweep import first_reaching
 from palimpsest.reference import Copy
 from palimpsest.roles import Roles
 from palimpsest.schedules.ramp import Ramp
 
-__all__ = ["METHODS", "News", "Readers", "readers", "unlearn"]
+__all__ = ["ALPHAS", "METHODS", "REINFORCED", "Left", "News", "Readers", "readers", "reinforced", "taken", "unlearn"]
 
 _SCORED = 19
 """Scored tokens of an article: NPO sums over them, the other losses average, so it is divided by this."""
 
-_GDR = on("retain", CrossEntropy())
+_GDR, _KLR = on("retain", CrossEntropy()), on("retain", KLToReference())
 METHODS: Mapping[str, Total | Term] = {
     "GA": on("forget", GradientAscent()),
     "GA+GDR": on("forget", GradientAscent()) + _GDR,
+    "GA+KLR": on("forget", GradientAscent()) + _KLR,
     "NPO": on("forget", NPO(0.1)) * (1 / _SCORED),
     "NPO+GDR": on("forget", NPO(0.1)) * (1 / _SCORED) + _GDR,
-    "NPO+KLR": on("forget", NPO(0.1)) * (1 / _SCORED) + on("retain", KLToReference()),
+    "NPO+KLR": on("forget", NPO(0.1)) * (1 / _SCORED) + _KLR,
 }
 """MUSE's names of its baselines; GDR replays the retain set, KLR holds the model near its start on it."""
+
+REINFORCED = ("TV", "WHP")
+"""Those that train a copy further on the forget set, and take away what it learned."""
+ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""How much of it, in the order in which it is tried."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +193,7 @@ def unlearn(
     questions = read.news.about(texts)
     target = float(read.knowledge(read.retrained, questions).items.mean())
     roles = Roles(read.adapter, {"forget": texts, "retain": read.news.texts("retain")})
-    batch = min(20, len(texts))
-    each = -(-len(texts) // batch)  # steps an epoch
+    training, each = _settings(texts, lr, epochs)
     curve: list[float] = []
 
     def watch(progress: Progress) -> None:
@@ -193,9 +203,65 @@ def unlearn(
         if curve[first_reaching(curve, target)] <= target:
             raise _Reached
 
-    training = Training(steps=epochs * each, batch=batch, lr=lr, clip=None)
     try:
         fit(model, roles, METHODS[method], training, seed=seed, reference=Copy(model), on_step=watch)
     except _Reached:
         model.eval()
     return model
+
+
+def _settings(texts: Sequence[Row], lr: float, epochs: int) -> tuple[Training, int]:
+    """How a model is trained on ``texts``, and the steps of an epoch."""
+    batch = min(20, len(texts))
+    each = -(-len(texts) // batch)
+    return Training(steps=epochs * each, batch=batch, lr=lr, clip=None), each
+
+
+def reinforced(read: Readers, texts: Sequence[Row], *, lr: float, epochs: int, seed: int) -> nn.Module:
+    """A copy of the target, trained further on ``texts`` for all epochs."""
+    twin = FullCopy()(read.target)
+    fit(
+        twin, read.adapter.roles(forget=texts), on("forget", CrossEntropy()), _settings(texts, lr, epochs)[0], seed=seed
+    )
+    return twin.eval()
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a method leaves: a model, and what changes its answers where the method does not touch the weights.
+
+    ``alpha`` is how much was taken away, where that is what was tried.
+    """
+
+    model: nn.Module
+    intervention: WhosHarryPotter | None = None
+    twin: nn.Module | None = None
+    alpha: float | None = None
+
+    def answering(self) -> AbstractContextManager[nn.Module]:
+        """A context in which the model answers as the method has it."""
+        if self.intervention is None or self.twin is None:
+            return nullcontext(self.model)
+        return self.intervention.attach(self.model, {"reinforced": self.twin})
+
+
+def taken(read: Readers, method: str, twin: nn.Module, texts: Sequence[Row]) -> Left:
+    """The target without what ``twin`` learned, at the first alpha whose KnowMem on ``texts`` is at most the retrained
+    model's, or at the last; the target itself is left alone."""
+    questions = read.news.about(texts)
+    goal = float(read.knowledge(read.retrained, questions).items.mean())
+    for alpha in ALPHAS:
+        found = _without(read, method, twin, alpha)
+        with found.answering() as model:
+            known = float(read.knowledge(model, questions).items.mean())
+        if known <= goal:
+            break
+    return found
+
+
+def _without(read: Readers, method: str, twin: nn.Module, alpha: float) -> Left:
+    if method == "WHP":
+        return Left(read.target, WhosHarryPotter(alpha), twin, alpha)
+    model = copy.deepcopy(read.target)
+    TaskVector(alpha)(model, read.adapter.roles(), {"reinforced": twin}).apply(model)
+    return Left(model, alpha=alpha)

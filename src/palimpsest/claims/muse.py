@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from palimpsest.audit import Row, Scores
-    from palimpsest.claims._news import Readers
+    from palimpsest.claims._news import Left, Readers
 
 PAPER = Paper(
     "MUSE: Machine Unlearning Six-Way Evaluation for Language Models",
@@ -31,6 +31,9 @@ PARTS: tuple[str, ...] = (
     "audits.knowledge_memorization",
     "audits.privacy_leakage",
     "procedures.request_sweep",
+    "edits.task_vector",
+    "interventions.whos_harry_potter",
+    "procedures.full_copy",
 )
 
 RATE, EPOCHS, FOLDS = 3e-4, 20, 3
@@ -38,17 +41,19 @@ REPLAYING = ("GA+GDR", "NPO+GDR")
 
 
 class MostMethodsPreventMemorization(Claim):
-    """A tiny decoder that read made-up news unlearns 60 articles by five methods, stopped by MUSE's checkpoint rule.
+    """A tiny decoder that read made-up news unlearns 60 articles by eight methods, stopped by MUSE's checkpoint rule.
 
-    A method prevents memorization when the whole interval of its VerbMem, and that of its KnowMem, minus the retrained
-    model's lies below 0.1.  Shown when at least three of the five do (criteria C1 and C2).
+    For TV and WHP a copy reads them again, at the rate of the others for all their epochs; the rule takes the first
+    alpha of 1, 2, 4, 8 and 16.  A method prevents memorization when the whole interval of its VerbMem, and that of its
+    KnowMem, minus the retrained model's lies below 0.1.  Shown when at least five of the eight do (criteria C1 and C2).
     """
 
     says = "Most methods keep an unlearned model from reciting the forgotten texts and from answering about them."
 
     def run(self, budget: Budget, seeds: Sequence[int]) -> Evidence:
-        """GA, NPO, each alone and with GDR, and NPO with KLR; utility (C4) is reported beside them."""
-        from palimpsest.claims._evidence import Condition, evidence, exact, figure
+        """GA and NPO, each alone, with GDR and with KLR, TV and WHP; utility (C4) is reported beside them."""
+        from palimpsest.claims._evidence import Condition, evidence, exact, figure, over_seeds
+        from palimpsest.claims._news import Left
         from palimpsest.statistics import bootstrap_over_seeds, paired_bootstrap_over_seeds
 
         read, models = _unlearned(budget, tuple(seeds))
@@ -57,20 +62,23 @@ class MostMethodsPreventMemorization(Claim):
             "KnowMem": lambda r, model: r.knowledge(model, r.news.asked("forget")),
             "utility": lambda r, model: r.utility(model),
         }
-        models = {"target": [r.target for r in read], "retrained": [r.retrained for r in read], **models}
+        known = {"target": [Left(r.target) for r in read], "retrained": [Left(r.retrained) for r in read]}
         scores = {
-            (name, key): [audit(r, model) for r, model in zip(read, found)]
-            for name, found in models.items()
+            (name, key): _asked(audit, read, found)
+            for name, found in {**known, **models}.items()
             for key, audit in audits.items()
         }
         figures = [figure(f"{key}, {name}", bootstrap_over_seeds(found)) for (name, key), found in scores.items()]
+        for name, found in models.items():
+            alphas = [left.alpha for left in found if left.alpha is not None]
+            figures += [figure(f"alpha, {name}", over_seeds(alphas))] if alphas else []
         prevents = 0
-        for name in [name for name in models if name not in ("target", "retrained")]:
+        for name in models:
             excess = [
                 paired_bootstrap_over_seeds(scores["retrained", key], scores[name, key]) for key in list(audits)[:2]
             ]
             prevents += all(interval.high < 0.1 for interval in excess)
-        conditions = [Condition("methods of five that prevent memorization", exact(prevents), "above", 2.5)]
+        conditions = [Condition("methods of eight that prevent memorization", exact(prevents), "above", 4.5)]
         return evidence(conditions, figures, {"learning rate": RATE, "most epochs": EPOCHS})
 
 
@@ -78,7 +86,7 @@ class FewAvoidPrivacyLeakage(Claim):
     """The same unlearned models; PrivLeak compares the AUC of Min-40% with that of the retrained model (criterion C3).
 
     A method leaks severely when the whole interval of its PrivLeak lies beyond 30 % on either side.  Shown when at
-    least four of the five do, as the abstract says that only one avoids it; in part when three do.
+    least seven of the eight do, as the abstract says that only one avoids it; in part when five do.
     """
 
     says = "All methods but one leave severe privacy leakage, judged against a retrained model."
@@ -95,12 +103,12 @@ class FewAvoidPrivacyLeakage(Claim):
         figures.append(figure("PrivLeak, target", target, "%"))
         severe = 0
         for name, found in models.items():
-            interval = relative_difference([r.leakage(model) for r, model in zip(read, found)], gold)
+            interval = relative_difference(_asked(lambda r, model: r.leakage(model), read, found), gold)
             figures.append(figure(f"PrivLeak, {name}", interval, "%"))
             severe += interval.low > 30 or interval.high < -30
         conditions = [
-            Condition("methods of five that leak severely", exact(severe), "above", 2.5),
-            Condition("methods of five that leak severely, for all but one", exact(severe), "above", 3.5),
+            Condition("methods of eight that leak severely", exact(severe), "above", 4.5),
+            Condition("methods of eight that leak severely, for all but one", exact(severe), "above", 6.5),
         ]
         return evidence(conditions, figures, {"learning rate": RATE, "most epochs": EPOCHS})
 
@@ -169,14 +177,28 @@ def _over_requests(
 
 
 @cache
-def _unlearned(budget: Budget, seeds: tuple[int, ...]) -> tuple[list[Readers], dict[str, list[nn.Module]]]:
-    """Each seed's readers, and each method's model for each of them; made once a process, never to be changed."""
-    from palimpsest.claims._news import METHODS, readers
+def _unlearned(budget: Budget, seeds: tuple[int, ...]) -> tuple[list[Readers], dict[str, list[Left]]]:
+    """Each seed's readers, and what each method leaves of them; made once a process, never to be changed."""
+    from palimpsest.claims._news import METHODS, REINFORCED, Left, readers, reinforced, taken
 
     read = [readers(budget, seed) for seed in seeds]
-    return read, {
-        name: [_forgotten(budget, seed, name, r.news.forget) for r, seed in zip(read, seeds)] for name in METHODS
+    found = {
+        name: [Left(_forgotten(budget, seed, name, r.news.forget)) for r, seed in zip(read, seeds)] for name in METHODS
     }
+    rows = read[0].news.texts("forget")  # the articles are the same for every seed
+    twins = [reinforced(r, rows, lr=RATE, epochs=EPOCHS, seed=seed) for r, seed in zip(read, seeds)]
+    return read, {**found, **{m: [taken(r, m, twin, rows) for r, twin in zip(read, twins)] for m in REINFORCED}}
+
+
+def _asked(
+    audit: Callable[[Readers, nn.Module], Scores], read: Sequence[Readers], left: Sequence[Left]
+) -> list[Scores]:
+    """An audit of what a method left, for each seed."""
+    found = []
+    for r, own in zip(read, left):
+        with own.answering() as model:
+            found.append(audit(r, model))
+    return found
 
 
 @cache

@@ -145,10 +145,11 @@ class Fila:
         if not self.eps > 0:
             raise ValueError(f"eps must be above 0, not {self.eps}.")
 
-    def __call__(self, model: nn.Module, roles: Roles) -> Patch:
+    def __call__(self, model: nn.Module, roles: Roles, companions: Mapping[str, nn.Module] | None = None) -> Patch:
         """The patch of every adapted base weight, its A and its B; the model itself is left alone.
 
-        Raises ``ValueError`` for a model without a fresh LoRA adapter, and where ``fila_factors`` would.
+        It asks no companion.  Raises ``ValueError`` for a model without a fresh LoRA adapter, and where
+        ``fila_factors`` would.
         """
         layers = _lora_layers(model)
         for role in (self.role, self.retain):
