@@ -9,6 +9,9 @@ Two small-sample corrections, both exact for the variance of a mean: the percent
 the reach of Student's t (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", expanded
 percentile interval), and the spread between S seeds is widened by sqrt(S / (S - 1)), because a resample
 of S values has on average only (S - 1) / S of their variance.
+
+Where all items lie at one end of what they can be, no resample differs and the bootstrap says that nothing is in
+doubt, of two items as of two thousand.  There the interval is the exact one of bounded items (``at_an_end``).
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ __all__ = [
     "KolmogorovSmirnov",
     "McNemar",
     "aggregate",
+    "at_an_end",
     "bootstrap",
     "bootstrap_over_seeds",
     "bootstrap_p",
@@ -119,7 +123,7 @@ def bootstrap(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> Interv
 def bootstrap_over_seeds(scores: Sequence[Scores], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The figure of one run, averaged over its seeds, with an interval over items and seeds."""
     found = combined_bootstrap([scores], lambda run: run, resamples=resamples, seed=seed)
-    return found.within(scores[0].range)
+    return _bounded(found, scores[0], scores[0].range)
 
 
 def paired_bootstrap(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -135,10 +139,12 @@ def paired_bootstrap_over_seeds(
 ) -> Interval:
     """As ``paired_bootstrap``, over seeds too; a run measured once serves all seeds of the other.
 
-    Where both have the same number of seeds, seed i of one is paired with seed i of the other.
+    Where both have the same number of seeds, seed i of one is paired with seed i of the other.  A change of exactly 0
+    of all items has the interval [0, 0]: it is what a model that nothing was done to gives on any items, and an
+    interval for it would deny that it stayed the same.
     """
     found = combined_bootstrap([before, after], lambda b, a: a - b, resamples=resamples, seed=seed)
-    return found.within(changes(before[0].range))
+    return _bounded(found, before[0], changes(before[0].range))
 
 
 def relative_difference(
@@ -168,6 +174,32 @@ def distance_change(
 def changes(bounds: Bounds) -> Bounds:
     """The bounds of a difference of two figures that lie within ``bounds``."""
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
+
+
+def at_an_end(found: Interval, bounds: Bounds, items: int) -> Interval:
+    """The exact interval in place of a collapsed one at an end of finite ``bounds``; any other one as it is.
+
+    With all of n items at that end, the probability q that an item lies elsewhere is at most 1 - 0.05 ** (1 / n) with
+    95 % confidence, since more would show in n items more often than once in 20 (the one-sided exact interval of
+    Clopper and Pearson 1934).  Such an item lies at the other end at worst, which moves a mean by q (high - low); an
+    AUC, by taking its items in n pairs.  0 of 24 is [0, 0.117] of a share, 0 of 2 is [0, 0.776].
+    """
+    low, high = bounds
+    value = found.value
+    if not found.low == found.high == value or not math.isfinite(high - low) or low < value < high:
+        return found
+    reach = (1 - 0.05 ** (1 / items)) * (high - low)
+    return Interval(value, value, low + reach) if value <= low else Interval(value, high - reach, value)
+
+
+def _bounded(found: Interval, scores: Scores, bounds: Bounds) -> Interval:
+    """An interval of what ``scores`` measured, within the ``bounds`` of its figure.
+
+    A harmonic mean of items at one end can be anything once one of them is not, so that it has no such interval.
+    """
+    if scores.statistic != "harmonic_mean":
+        found = at_an_end(found, bounds, effective(scores))
+    return found.within(bounds)
 
 
 def combined_bootstrap(arms: Arms, combine: Callable[..., Array], *, resamples: int = 2000, seed: int = 0) -> Interval:
