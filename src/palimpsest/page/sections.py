@@ -34,6 +34,7 @@ _SIGNS = {
     "retained": '<path d="M6 8h8M6 12h8"/>',
     "forgotten": '<path d="M5.5 10h9"/>',
     "lost": '<path d="M6.5 6.5l7 7M13.5 6.5l-7 7"/>',
+    "failed": '<path d="M6.5 13.5l7-7"/>',
     "not shown": '<path d="M7.6 7.8c.2-3.2 5-2.9 4.7.2-.2 1.7-2.3 1.6-2.3 3.5M10 14.1v.1"/>',
 }
 
