@@ -168,13 +168,16 @@ def _change(
 
 
 def _test(before: Sequence[Scores], after: Sequence[Scores], resamples: int, seed: int) -> tuple[str, float]:
-    """The name of the test that fits, and its p: seeds and AUCs are resampled, single runs are permuted."""
+    """The name of the test that fits, and its p: seeds and AUCs are resampled, single runs are permuted.
+
+    There is none where a single item gives no interval either.
+    """
+    if statistics.lone([before, after]):
+        return "none", math.nan
     if len(before) == len(after) == 1 and before[0].statistic == "mean":
         if statistics.is_binary(before[0]) and statistics.is_binary(after[0]):
             return "McNemar, exact", statistics.mcnemar(before[0], after[0]).p
         return "paired permutation", statistics.paired_permutation(before[0], after[0], resamples=resamples, seed=seed)
-    if len(before[0].ids) == 1 and len(before) == len(after) == 1:
-        return "none", math.nan
     return "paired bootstrap", statistics.bootstrap_p(before, after, resamples=resamples, seed=seed)
 
 
@@ -206,7 +209,7 @@ def _versus(
     if kind == "difference":
         return _against(run, key, name, after, reference, resamples, seed)
     interval = statistics.relative_difference(after, reference, resamples=resamples, seed=seed)
-    p = _test(reference, after, resamples, seed)[1]
+    p = _test(reference, after, resamples, seed)[1] if math.isfinite(interval.value) else math.nan
     return Versus(run, *key, name, kind, interval.value, interval.low, interval.high, p)
 
 

@@ -17,6 +17,7 @@ doubt, of two items as of two thousand.  There the interval is the exact one of 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -56,6 +57,7 @@ __all__ = [
     "hedges_g_of_groups",
     "holm",
     "is_binary",
+    "lone",
     "ks_two_sample",
     "mcnemar",
     "paired_bootstrap",
@@ -212,7 +214,7 @@ def expanded_interval(value: float, found: Array, items: int, seeds: int) -> Int
     """The expanded percentile interval of ``value`` from its draws ``found`` [R] over so many items and seeds."""
     if not math.isfinite(value):
         return Interval(math.nan, math.nan, math.nan)
-    if items < 2 and seeds == 1:
+    if _lone(items, seeds):
         return Interval(value, math.nan, math.nan)
     lowest = tail(items)
     with np.errstate(
@@ -222,19 +224,40 @@ def expanded_interval(value: float, found: Array, items: int, seeds: int) -> Int
     return Interval(value, *(float(end) if math.isfinite(end) else math.nan for end in (low, high)))
 
 
+def _lone(items: int, seeds: int) -> bool:
+    """Whether there is nothing to draw from: one item (or one in a group of an AUC), measured once."""
+    return items < 2 and seeds == 1
+
+
 def bootstrap_p(before: Sequence[Scores], after: Sequence[Scores], *, resamples: int = 2000, seed: int = 0) -> float:
-    """Two-sided p that the change is 0: twice the smaller tail of the paired bootstrap.
+    """Two-sided p that the change is 0: twice the smaller tail of the paired bootstrap; nan where no interval is.
 
     Where fewer than ten draws lie beyond 0 the tail is that of a normal of the draws' spread, since counting
-    cannot tell a p of 1e-3 from one of 1e-9; it never exceeds the counted one.
+    cannot tell a p of 1e-3 from one of 1e-9; it never exceeds the counted one.  A normal tail falls without end as
+    the spread does, so that it stops at 2 * 2 ** -n, the least p of any test that flips the signs of n items (of n
+    seeds, where there is one item), which is that of a change that is the same in all of them.
     """
+    if lone([before, after]):
+        return math.nan
     value, found = draws([before, after], lambda b, a: a - b, resamples, seed)
     beyond = min(int((found <= 0).sum()), int((found >= 0).sum()))
     counted = min(1.0, 2 * (1 + beyond) / (resamples + 1))  # the 1 counts the data as one of the draws
-    spread = float(found.std())
-    if beyond >= 10 or spread == 0:
+    if beyond >= 10:
         return counted
-    return min(counted, 2 * NormalDist().cdf(-abs(value) / spread))
+    spread = float(found.std())
+    beyond_normal = 2 * NormalDist().cdf(-abs(value) / spread) if spread > 0 else 0.0
+    items = len(before[0].ids)
+    return max(min(counted, beyond_normal), _least_p(items if items > 1 else max(len(before), len(after))))
+
+
+def lone(arms: Arms) -> bool:
+    """Whether the runs have nothing to draw from, so that interval and p are undefined."""
+    return _lone(effective(arms[0][0]), max(len(arm) for arm in arms))
+
+
+def _least_p(count: int) -> float:
+    """The least two-sided p of a test that flips the signs of ``count`` changes; above 0, as any p is."""
+    return max(math.ldexp(1.0, 1 - count), sys.float_info.min)
 
 
 def paired_permutation(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> float:
@@ -263,11 +286,11 @@ def mcnemar(before: Scores, after: Scores) -> McNemar:
     b, a = align([[before], [after]])
     x, y = b[0][0], a[0][0]
     lost, won = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
-    ways, term = 0, 1  # whole numbers of coin flips, so that no p underflows
+    ways, term = 0, 1  # whole numbers of coin flips, of which none underflows; their share may, but no p is 0
     for k in range(min(lost, won) + 1):
         ways += term
         term = term * (lost + won - k) // (k + 1)
-    return McNemar(lost, won, min(1.0, 2 * ways / 2 ** (lost + won)))
+    return McNemar(lost, won, min(1.0, max(2 * ways / 2 ** (lost + won), sys.float_info.min)))
 
 
 def hedges_g(before: Scores, after: Scores) -> float:
@@ -313,7 +336,7 @@ def ks_two_sample(a: Tensor, b: Tensor) -> KolmogorovSmirnov:
     if not len(a) or not len(b):
         raise ValueError("A two-sample test needs at least one item on each side.")
     result = ks_2samp(numbers(a), numbers(b))
-    return KolmogorovSmirnov(float(result.statistic), float(result.pvalue))
+    return KolmogorovSmirnov(float(result.statistic), max(float(result.pvalue), sys.float_info.min))
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
