@@ -127,13 +127,20 @@ def _scores(table: _Table, expect: _Expect, resamples: int, seed: int) -> tuple[
 
 
 def _better(place: str, expect: _Expect, own: str) -> str:
-    """Which way is better: as expected, where the expectation names a direction, else as the audit says."""
+    """Which way is better: as expected, where the expectation names a direction, else as the audit says.
+
+    A bound on one side names one, and so does a margin that demands a change; a margin of what is kept does not.
+    """
     if place not in expect:
         return own
     wanted = parse_expectation(expect[place], f"expect.{place}")
     if wanted.kind == "nearer":
         return f"nearer:{wanted.reference}"
-    return wanted.kind if wanted.kind in ("higher", "lower") else own
+    if wanted.kind in ("higher", "lower"):
+        return wanted.kind
+    if wanted.kind == "change" and wanted.allows(0):
+        return own
+    return "higher" if math.isinf(wanted.high) else "lower"
 
 
 def _score(run: str, key: _Key, scores: Sequence[Scores], better: str, resamples: int, seed: int) -> Score:

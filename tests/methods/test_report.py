@@ -222,21 +222,6 @@ def test_a_report_holds_figures_changes_and_comparisons():
     assert report.seeds == (0,) and report.created == "2026-01-01"
 
 
-@pytest.mark.parametrize(
-    ("expected", "better"),
-    [
-        ({}, "higher"),
-        ({"retain/accuracy": "nearer retrained"}, "nearer:retrained"),
-        ({"retain/accuracy": "lower"}, "lower"),
-        ({"retain/accuracy": {"change": "> -0.05"}}, "higher"),
-    ],
-)
-def test_a_figure_is_better_in_the_direction_that_the_recipe_expects(expected, better):
-    measured = {run.name: {0: [scores(0.5)]} for run in RUNS}
-    report = build_report("run", measured, RUNS, expect=expected)
-    assert {s.better for s in report.scores} == {better}
-
-
 def test_the_items_that_changed_most_come_first_in_either_direction():
     before, after = [0.5, 0.5, 0.5, 0.5], [0.4, 0.5, 0.9, 0.0]
     report = build_report("run", {"before": {0: [binary(before)]}, "after": {0: [binary(after)]}}, RUNS)
