@@ -34,9 +34,9 @@ def compare(folders: Sequence[Path]) -> Report:
     names = _names(folders)
     found = dict(zip(names, map(_measured, folders), strict=True))
     shared, warnings = _shared(found)
-    found = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in found.items()}
+    kept = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in found.items()}
     reports = [Report.load(folder / "report.json") for folder in folders]
-    measured, runs, told = _arranged(found, reports)
+    measured, runs, told = _arranged(kept, reports)
     goals = measured.keys() | {"retrained" for run in runs if run.retrained in measured}
     recipes = [f"# {name}\n{report.recipe}" for name, report in zip(names, reports, strict=True)]
     return build_report(
@@ -74,16 +74,24 @@ def _arranged(
     first = next(iter(found))
     for (name, own), report in zip(found.items(), reports, strict=True):
         before = next(b for b in starts if _alike(measured[b], own["before"]))
-        same = [r for r in starts[before] if "retrained" not in own or _alike(measured[r], own["retrained"])]
         if before != "before":
             warnings.append(f"{name} did not start as {first} did, so it is held against its own model before.")
-        if not same and any(starts.values()):
-            warnings.append(f"No retrained model started as {name} did, so it is held against none.")
+        goal = _goal(own, {goal: measured[goal] for goal in starts[before]})
+        if not goal and any(starts.values()):
+            warnings.append(
+                f"There is not exactly one retrained model that started as {name} did, so it is held against none."
+            )
         cost = next(r for r in report.runs if r.name == "after")
-        goal = same[0] if same else ""
         label = f"{name}: {cost.label}"
         runs.append(dataclasses.replace(cost, name=name, label=label, companions=(), before=before, retrained=goal))
     return measured, runs, warnings
+
+
+def _goal(own: Mapping[str, _BySeed], same_start: Mapping[str, _BySeed]) -> str:
+    """The retrained model of a folder; where it has none, the only one that started as it did; empty without one."""
+    if "retrained" in own:
+        return next(name for name, by_seed in same_start.items() if _alike(by_seed, own["retrained"]))
+    return next(iter(same_start)) if len(same_start) == 1 else ""
 
 
 def _alike(one: _BySeed, other: _BySeed) -> bool:

@@ -84,11 +84,26 @@ def test_another_retrained_model_of_the_same_start_is_a_column_of_its_own(tmp_pa
     assert "has 0.80" in verdicts(report)["b", "forget"][1] and "has 0.30" in verdicts(report)["a", "forget"][1]
 
 
+def test_which_retrained_model_is_meant_is_not_guessed(tmp_path: Path) -> None:
+    a = folder(tmp_path / "a", {"before": 0.9, "after": 0.4, "retrained": 0.3})
+    b = folder(tmp_path / "b", {"before": 0.9, "after": 0.4, "retrained": 0.8})
+    c = folder(tmp_path / "c", {"before": 0.9, "after": 0.5})
+    for order in ([a, b, c], [c, b, a]):
+        report = compare(order)
+        assert {r.name: r.retrained for r in report.runs}["c"] == ""
+        assert report.warnings == (
+            "There is not exactly one retrained model that started as c did, so it is held against none.",
+        )
+
+
 def test_nothing_holds_a_run_against_a_retrained_model_of_another_start(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", {"before": 0.9, "after": 0.4, "retrained": 0.3})
     b = folder(tmp_path / "b", {"before": 0.5, "after": 0.4})
     report = compare([a, b])
-    assert report.warnings[-1] == "No retrained model started as b did, so it is held against none."
+    assert (
+        report.warnings[-1]
+        == "There is not exactly one retrained model that started as b did, so it is held against none."
+    )
     assert verdicts(report)["b", "forget"][0] == "not shown"
     assert {v.reference for v in report.versus if v.run == "b"} == {"a"}
 
