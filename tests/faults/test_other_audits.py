@@ -112,6 +112,8 @@ def test_a_role_that_only_audits_read_goes_with_them(ran: Any) -> None:
     ran.recipe["roles"]["fewer"] = ran.recipe["roles"].pop("others")
     ran.recipe["audits"]["fewer"] = ran.recipe["audits"].pop("others")
     assert ran.run()[0] == 0 and ran.asked[2:] == ["fewer/Accuracy"] * 2
+    ran.recipe["roles"]["others"] = "others.jsonl"
+    assert "roles.others: its rows have changed since the run in" in ran.refused()
 
 
 def test_what_training_reads_is_still_another_run(ran: Any) -> None:
