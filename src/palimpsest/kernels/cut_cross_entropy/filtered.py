@@ -28,7 +28,7 @@ from palimpsest.kernels._shards import Shards
 from palimpsest.kernels.cut_cross_entropy import driver
 from palimpsest.kernels.cut_cross_entropy.driver import Gradients, Head, Needs, Upstream, on, precision
 from palimpsest.kernels.cut_cross_entropy.kernels import kept_hidden_kernel, kept_signal_kernel, kept_weight_kernel
-from palimpsest.kernels.cut_cross_entropy.plan import ALIGN, EXTRA
+from palimpsest.kernels.cut_cross_entropy.plan import ALIGN, EXTRA, STRIDE
 from palimpsest.kernels.cut_cross_entropy.tiles import tiles_for
 
 __all__ = ["Choice", "Piece", "choose", "diagnose", "filtered_gradients", "groups"]
@@ -99,7 +99,7 @@ class Piece:
     """Entries [first, stop) of one block with the ``rows`` tokens that keep it.
 
     They stand in the list of all pairs of tokens and blocks from ``start`` on; their G begins at number ``at`` of its
-    room, a row ``stop - first`` after the other.
+    room, a row ``stop - first``, up to a multiple of ``STRIDE``, after the other.
     """
 
     first: int
@@ -111,7 +111,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Numbers in its G."""
-        return self.rows * (self.stop - self.first)
+        return self.rows * _up(self.stop - self.first, STRIDE)
 
 
 def groups(
@@ -128,14 +128,14 @@ def groups(
         low, high, rows = max(first, number * block), min(stop, (number + 1) * block, entries), counts[number]
         while low < high:
             end = high
-            if used + rows * (end - low) > room(end):
+            if used + rows * _up(end - low, STRIDE) > room(end):
                 if group:
                     yield tuple(group)
                     group, used = [], 0
                     continue
                 end = min(high, low + max(COLUMNS, room(high) // max(rows, 1) // COLUMNS * COLUMNS))
             group.append(Piece(low, end, start, rows, used))
-            used += _up(rows * (end - low), ALIGN)
+            used += _up(group[-1].size, ALIGN)
             low = end
         start += rows
     if group:
@@ -174,6 +174,7 @@ class Filtered:
                     ROWS=tile.rows,
                     ENTRIES=tile.entries,
                     WIDTH=tile.width,
+                    HALVES=tile.halves,
                     num_warps=tile.warps,
                     num_stages=tile.stages,
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,8 +19,19 @@ class Tile:
     warps: int = 8
     stages: int = 3
     group: int = 16
+    halves: bool = True
+    """Use up the results of a tile one half of its entries after the other: less registers and shared memory."""
     flatten: bool = False
     """Make one loop of the tiles and of their sums, so that loads of a tile overlap the end of the one before."""
+    resident: int = 1
+    """Programs that share a processor: one computes while another uses up its results."""
+    specialize: bool = False
+    """Hopper's warp specialization: four warps load, twice four compute, each of these half of the rows.  The compiler
+    does so only with ``warps=4``, where tensor descriptors are made in the kernel, and without ``halves``."""
+
+    def by_pointers(self) -> Tile:
+        """For matrices that no tensor descriptor can read."""
+        return replace(self, specialize=False, warps=8, halves=True) if self.specialize else self
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ _HOPPER = Tiles(
     signal=Tile(128, 256, 64),
     kept_signal=Tile(128, 256, 64),
     kept_weight=Tile(64, 128, 256),  # [entries, width] results, summed over tokens
-    kept_hidden=Tile(128, 64, 128),  # [rows, width] results, summed over entries
+    kept_hidden=Tile(128, 128, 128),  # [rows, width] results, summed over entries
 )
 _AMPERE = Tiles(
     log_sum=Tile(128, 128, 32),
@@ -48,7 +59,7 @@ _AMPERE = Tiles(
     kept_weight=Tile(32, 128, 128),
     kept_hidden=Tile(128, 32, 128),
 )
-_FLOAT32 = Tiles(*[Tile(64, 64, 32, warps=4, stages=2)] * 5)
+_FLOAT32 = Tiles(*[Tile(128, 64, 16)] * 5)  # without tensor cores; a wider step does not fit into the registers
 _INTERPRETED = Tiles(
     log_sum=Tile(16, 64, 32, group=2),
     signal=Tile(32, 64, 32, group=2),
