@@ -260,16 +260,25 @@ def test_what_log_probabilities_stand_on_where_there_is_a_card() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_one_loop_of_the_tiles_and_their_sums_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tile that the bench may choose, and float32 products that the user has allowed to be shorter."""
-    e, c, targets, bias = problem()
-    plain = compare(e, c, targets, bias)
+@pytest.mark.parametrize("width", [48, 37])  # by descriptors and by pointers
+def test_tiles_that_the_bench_may_choose_give_the_same(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One loop of tiles and sums, warps that only load, and float32 products that the user has allowed to be shorter."""
+    e, c, targets, bias = problem(width=width)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    fixed = driver.tiles_for(e.device, e.dtype)
-    flat = replace(fixed, **{n: replace(getattr(fixed, n), flatten=True) for n in ("log_sum", "signal")})
-    monkeypatch.setattr(driver, "tiles_for", lambda device, dtype: flat)
     assert driver.precision(e.dtype) == "tf32" and driver.precision(torch.bfloat16) == "ieee"
-    assert all(torch.equal(a, b) for a, b in zip(plain, compare(e, c, targets, bias), strict=True))
+    fixed = driver.tiles_for(e.device, e.dtype)
+
+    def by(**changes: bool) -> list[Tensor]:
+        tiles = replace(fixed, **{n: replace(getattr(fixed, n), **changes) for n in ("log_sum", "signal")})
+        monkeypatch.setattr(driver, "tiles_for", lambda device, dtype: tiles)
+        return compare(e, c, targets, bias, softcap=9.0, filter_eps=0.01)
+
+    plain = by(halves=False)
+    if width == 48:
+        for changes in ({"flatten": True}, {"specialize": True}):
+            assert all(torch.equal(a, b) for a, b in zip(plain, by(halves=False, **changes), strict=True))
+    else:
+        by(halves=False, specialize=True)  # by other tiles: nothing can be specialized without descriptors
 
 
 def test_autocast_lowers_the_products_and_not_the_weights() -> None:

@@ -102,12 +102,16 @@ def by_descriptor(*matrices: Tensor) -> bool:
     return all(m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 for m in matrices)
 
 
+def fitting(tile: Tile, *matrices: Tensor) -> Tile:
+    """The tile, or one for matrices that have to be read by pointers."""
+    return tile if by_descriptor(*matrices) else tile.by_pointers()
+
+
 def operands(e: Tensor, c: Tensor, tile: Tile, out: Tensor | None = None) -> dict[str, Any]:
     """The two factors of a product of logits as the kernels take them, and where to write, and the tile's sizes."""
     outputs = {} if out is None else {"out": out, "out_stride": out.stride(0)}
     given = {"e": e, "c": c, "e_stride": e.stride(0), "c_stride": c.stride(0), **outputs}
     tma = by_descriptor(e, c) if out is None else by_descriptor(e, c, out)
-    tile = tile if tma else tile.by_pointers()
     if tma and not tile.specialize:
         given["e"] = TensorDescriptor.from_tensor(e, [tile.rows, tile.width])
         given["c"] = TensorDescriptor.from_tensor(c, [tile.entries, tile.width])
@@ -148,7 +152,7 @@ def slices(row_blocks: int, tiles: int, unit: int, programs: int, group: int) ->
 
 def log_sums(e: Tensor, head: Head, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     """Log-sum-exp of each row's logits [N], and with ``keep`` those of each block of ``BLOCK`` entries [N, blocks]."""
-    tile, n, v = tiles_for(e.device, e.dtype).log_sum, len(e), len(head.weight)
+    tile, n, v = fitting(tiles_for(e.device, e.dtype).log_sum, e, head.weight), len(e), len(head.weight)
     row_blocks = -(-n // tile.rows)
     unit, programs = BLOCK // tile.entries if keep else 1, processors(e.device) * tile.resident
     count, tiles_a_slice = slices(row_blocks, -(-v // tile.entries), unit, programs, tile.group)
@@ -200,7 +204,7 @@ def target_logits(e: Tensor, head: Head, targets: Tensor) -> Tensor:
 
 def signal(e: Tensor, head: Head, entry: int, upstream: Upstream, out: Tensor) -> None:
     """G into ``out`` [n, w], for these rows and these entries, of which the first is the vocabulary's ``entry``."""
-    tile, (n, w) = tiles_for(e.device, e.dtype).signal, out.shape
+    tile, (n, w) = fitting(tiles_for(e.device, e.dtype).signal, e, head.weight, out), out.shape
     tiles = -(-n // tile.rows) * -(-w // tile.entries)
     start(
         signal_kernel,

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from palimpsest.kernels._shards import Shards
 from palimpsest.kernels.cut_cross_entropy import driver
@@ -161,7 +162,10 @@ class Filtered:
 
     def signal(self, group: tuple[Piece, ...], out: Tensor) -> Tensor:
         """G of a group into ``out``; returns the group's table."""
-        tile, table = self.tiles.kept_signal, self._launch(group)
+        weight, table, given = self.head.weight, self._launch(group), self._common()
+        tile, tma = driver.fitting(self.tiles.kept_signal, weight), driver.by_descriptor(weight)
+        if tma:
+            given["c"] = TensorDescriptor.from_tensor(weight, [tile.entries, tile.width])
         tiles = max(-(-p.rows // tile.rows) * -(-(p.stop - p.first) // tile.entries) for p in group)
         if tiles:
             with on(self.e.device):
@@ -170,11 +174,12 @@ class Filtered:
                     out=out,
                     **self.upstream.arguments(),
                     **self.head.arguments(),
-                    **self._common(),
+                    **given,
                     ROWS=tile.rows,
                     ENTRIES=tile.entries,
                     WIDTH=tile.width,
                     HALVES=tile.halves,
+                    TMA=tma,
                     num_warps=tile.warps,
                     num_stages=tile.stages,
                 )

@@ -206,6 +206,23 @@ def _write_gradient(
         tl.store(at, g.to(out.dtype.element_ty), mask=(rows < n)[:, None] & (cols < stop)[None, :])
 
 
+@triton.jit
+def _write_by_halves(
+    total, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, BIAS: tl.constexpr, CAP: tl.constexpr, TMA: tl.constexpr,
+    PAD: tl.constexpr = False,
+):  # fmt: skip
+    """The same, one half of the entries after the other."""
+    first, last = _halves(total, ROWS, ENTRIES)
+    _write_gradient(
+        first, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap, ROWS, ENTRIES // 2, BIAS, CAP, TMA, PAD
+    )  # fmt: skip
+    col += ENTRIES // 2
+    _write_gradient(
+        last, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap, ROWS, ENTRIES // 2, BIAS, CAP, TMA, PAD
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["n", "v", "entry"])
 def signal_kernel(
     e, c, bias, targets, lse, of_all, of_target, out, n, v, d, e_stride, c_stride, out_stride, entry, scale, softcap,
@@ -233,13 +250,8 @@ def signal_kernel(
         rows = row + tl.arange(0, ROWS)
         of_rows = _of_rows(targets, lse, of_all, of_target, rows, entry, rows < n)
         if HALVES:
-            first, last = _halves(z, ROWS, ENTRIES)
-            _write_gradient(
-                first, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap, ROWS, SHARE, BIAS, CAP, TMA
-            )  # fmt: skip
-            col += SHARE
-            _write_gradient(
-                last, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap, ROWS, SHARE, BIAS, CAP, TMA
+            _write_by_halves(
+                z, of_rows, bias, out, row, col, n, v, out_stride, scale, softcap, ROWS, ENTRIES, BIAS, CAP, TMA
             )  # fmt: skip
         else:
             _write_gradient(
@@ -263,7 +275,8 @@ def _piece(table):
 def kept_signal_kernel(
     e, c, bias, pairs, table, targets, lse, of_all, of_target, out, d, e_stride, c_stride, scale, softcap,
     BIAS: tl.constexpr, CAP: tl.constexpr,
-    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, HALVES: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr, HALVES: tl.constexpr,
+    TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """G of some entries for the tokens that keep them; a program of the grid's first dimension takes one tile."""
     start, count, first, stop, at, stride = _piece(table + tl.program_id(1) * 5)
@@ -275,22 +288,27 @@ def kept_signal_kernel(
     there = local < count
     rows = tl.load(pairs + start + local, mask=there, other=0)
     e_at = e + rows.to(tl.int64)[:, None] * e_stride + depth[None, :]
-    c_at = c + cols.to(tl.int64)[None, :] * c_stride + depth[:, None]
     total = tl.zeros((ROWS, ENTRIES), dtype=tl.float32)
-    for k in range(0, d, WIDTH):
-        inside = depth < d - k
-        a = tl.load(e_at + k, mask=there[:, None] & inside[None, :], other=0.0)
-        b = tl.load(c_at + k, mask=(cols < stop)[None, :] & inside[:, None], other=0.0)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+    if TMA:  # the tokens are not neighbours and the entries are
+        for k in range(0, d, WIDTH):
+            a = tl.load(e_at + k, mask=there[:, None] & (depth < d - k)[None, :], other=0.0)
+            total = tl.dot(a, c.load([col, k]).T, total, input_precision=PRECISION)
+    else:
+        c_at = c + cols.to(tl.int64)[None, :] * c_stride + depth[:, None]
+        for k in range(0, d, WIDTH):
+            inside = depth < d - k
+            a = tl.load(e_at + k, mask=there[:, None] & inside[None, :], other=0.0)
+            b = tl.load(c_at + k, mask=(cols < stop)[None, :] & inside[:, None], other=0.0)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
     of_rows = _of_rows(targets, lse, of_all, of_target, rows, 0, there)
     to = out + (at - first)
     if HALVES:
-        left, right = _halves(total, ROWS, ENTRIES)
-        _write_gradient(
+        left, right = _halves(total, ROWS, ENTRIES)  # and these by halves: gathered rows need registers too
+        _write_by_halves(
             left, of_rows, bias, to, row, col, count, stop, stride, scale, softcap,
             ROWS, ENTRIES // 2, BIAS, CAP, False, True,
         )  # fmt: skip
-        _write_gradient(
+        _write_by_halves(
             right, of_rows, bias, to, row, col + ENTRIES // 2, count, stop, stride, scale, softcap,
             ROWS, ENTRIES // 2, BIAS, CAP, False, True,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -30,8 +30,8 @@ class Tile:
     does so only with ``warps=4``, where tensor descriptors are made in the kernel, and without ``halves``."""
 
     def by_pointers(self) -> Tile:
-        """For matrices that no tensor descriptor can read."""
-        return replace(self, specialize=False, warps=8, halves=True) if self.specialize else self
+        """For matrices that no tensor descriptor can read: addresses need registers of their own."""
+        return self if self.rows <= 128 and self.entries <= 128 and not self.specialize else Tile(64, 128, 32)
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,18 @@ _INTERPRETED = Tiles(
 )
 
 CANDIDATES = (
-    Tile(128, 256, 64, warps=8, stages=3),
-    Tile(128, 256, 64, warps=8, stages=4),
-    Tile(128, 256, 64, warps=8, stages=3, flatten=True),
-    Tile(128, 256, 64, warps=8, stages=3, group=8),
-    Tile(256, 128, 64, warps=8, stages=3),
-    Tile(128, 128, 64, warps=4, stages=3),
-    Tile(128, 128, 64, warps=8, stages=4),
-    Tile(64, 256, 64, warps=4, stages=4),
+    Tile(128, 256, 64, stages=3),
+    Tile(128, 256, 64, stages=4),
+    Tile(128, 256, 64, stages=3, flatten=True),
+    Tile(128, 256, 64, stages=3, halves=False),
+    Tile(128, 256, 64, stages=3, group=8),
+    Tile(128, 256, 64, stages=3, group=32),
+    Tile(256, 128, 64, stages=3),
+    Tile(128, 128, 64, warps=4, stages=3, resident=2),
+    Tile(128, 128, 64, stages=3, resident=2),
+    Tile(64, 256, 64, warps=4, stages=2, resident=2),
+    Tile(128, 256, 64, warps=4, stages=3, halves=False, specialize=True),
+    Tile(128, 256, 64, warps=4, stages=4, halves=False, specialize=True),
 )
 """What ``bench/cross_entropy.py`` tries for the two kernels that make logits."""
 
