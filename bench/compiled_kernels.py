@@ -3,9 +3,10 @@
     python bench/compiled_kernels.py [--demanding] [--json PATH]
 
 A line for every kernel, kind of number, way to read matrices, tile and set of options: registers of a thread, bytes
-that it spills, kilobytes of shared memory, and how often the tensor cores, the tensor memory accelerator and (warp
-specialization) the change of a warp's registers are called.  ``--demanding`` leaves out the options that ask for less
-than others do.  The tiles are those that are used and those that ``bench/cross_entropy.py`` tries.
+that it spills, kilobytes of shared memory, and how many instructions call the tensor cores, call the tensor memory
+accelerator, change the registers of a warp (``set``: warp specialization), and read or write two bytes alone.  The
+tiles are those that are used and those that ``bench/cross_entropy.py`` tries.  ``--demanding`` leaves out most of the
+latter, and options that ask for less than others do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ class Variant:
         ways = {"HALVES": tile.halves, "FLATTEN": tile.flatten, "SPECIALIZE": tile.specialize, "TMA": self.tma}
         return {**sizes, **ways, "KEEP": False, "BLOCK": 1024, "PRECISION": "ieee", **self.options}
 
+    def described(self) -> tuple[str, ...]:
+        """The matrices that come as descriptors."""
+        if not self.tma or self.tile.specialize:
+            return ()
+        return ("c",) if self.kernel == "kept_signal" else ("e", "c", "out")
+
+    def aligned(self) -> tuple[str, ...]:
+        """Numbers that are multiples of 16; where a card with descriptors makes logits by pointers, they are not."""
+        if not self.tma and self.capability >= 90 and self.kernel in ("log_sum", "signal", "kept_signal"):
+            return ()
+        return ("d", "e_stride", "c_stride", "out_stride", "into_stride")
+
     def kinds(self) -> dict[str, str]:
         """Of the arguments that are not 32-bit integers."""
         tile, number = self.tile, f"*{self.dtype}"
@@ -62,7 +75,7 @@ class Variant:
         }
         return {
             **dict.fromkeys(("e", "c", "out", "bias", "g", "into"), number),
-            **(descriptors if self.tma and not tile.specialize else {}),
+            **({name: kind for name, kind in descriptors.items() if name in self.described()}),
             "blocks": "*fp16",
             "pairs": "*i32",
             **dict.fromkeys(("targets", "table"), "*i64"),
@@ -73,32 +86,45 @@ class Variant:
 
 def variants(demanding: bool) -> Iterator[Variant]:
     """In the order of the table."""
-    large, small, single = tiles._HOPPER, tiles._AMPERE, tiles._FLOAT32
-    for dtype, chosen in (("bf16", large),) if demanding else (("bf16", large), ("fp16", large), ("fp32", single)):
-        for tma in (True, False):
-            for options in OPTIONS:
-                for keep in (True,) if demanding else (False, True):
-                    yield Variant("log_sum", chosen.log_sum, {**options, "KEEP": keep}, dtype, tma)
-                yield Variant("signal", chosen.signal, options, dtype, tma)
-        if dtype != "fp32":  # the filter is for half precision
-            for options in OPTIONS:
-                yield Variant("kept_signal", chosen.kept_signal, options, dtype, False)
-            yield Variant("kept_weight", chosen.kept_weight, {"BIAS": True}, dtype, False)
-            yield Variant("kept_hidden", chosen.kept_hidden, {}, dtype, False)
-    if demanding:
-        for tma in (True, False):
-            yield Variant("log_sum", single.log_sum, {**EVERYTHING, "KEEP": True}, "fp32", tma)
-            yield Variant("signal", single.signal, EVERYTHING, "fp32", tma)
+    large, single = tiles._HOPPER, tiles._FLOAT32
+    for dtype in ("bf16",) if demanding else ("bf16", "fp16"):
+        yield from of_logits(large, dtype, OPTIONS, (True,) if demanding else (False, True))
+        for options in OPTIONS:
+            yield Variant("kept_signal", large.kept_signal, options, dtype)
+        yield from of_filter(large, dtype)
+    yield from of_logits(
+        single, "fp32", (EVERYTHING,) if demanding else OPTIONS, (True,) if demanding else (False, True)
+    )
+    small = tiles._AMPERE
     yield Variant("log_sum", small.log_sum, {**EVERYTHING, "KEEP": True}, tma=False, capability=89)
     yield Variant("signal", small.signal, EVERYTHING, tma=False, capability=89)
     yield Variant("kept_signal", small.kept_signal, EVERYTHING, tma=False, capability=89)
-    yield Variant("kept_weight", small.kept_weight, {"BIAS": True}, tma=False, capability=89)
-    yield Variant("kept_hidden", small.kept_hidden, {}, tma=False, capability=89)
-    for tile in tiles.CANDIDATES:
-        for options in (EVERYTHING,) if demanding else (PLAIN, EVERYTHING):
+    yield from of_filter(small, "bf16", capability=89)
+    for kernel, tried in tiles.CANDIDATES.items():
+        for tile in tried:
             if tile.specialize or not demanding:
-                yield Variant("log_sum", tile, {**options, "KEEP": options is EVERYTHING}, used=False)
-                yield Variant("signal", tile, options, used=False)
+                tma = kernel not in ("kept_weight", "kept_hidden")
+                for options in (EVERYTHING,) if demanding else (PLAIN, EVERYTHING):
+                    keep = {"KEEP": True} if kernel == "log_sum" and options is EVERYTHING else {}
+                    yield Variant(kernel, tile, {**options, **keep}, tma=tma, used=False)
+
+
+def of_logits(
+    chosen: tiles.Tiles, dtype: str, asked: tuple[dict[str, bool], ...], keeps: tuple[bool, ...]
+) -> Iterator[Variant]:
+    """The two kernels of the exact way."""
+    for tma in (True, False):
+        log_sum, signal = (tile if tma else tile.by_pointers() for tile in (chosen.log_sum, chosen.signal))
+        for options in asked:
+            for keep in keeps:
+                yield Variant("log_sum", log_sum, {**options, "KEEP": keep}, dtype, tma)
+            yield Variant("signal", signal, options, dtype, tma)
+
+
+def of_filter(chosen: tiles.Tiles, dtype: str, capability: int = 90) -> Iterator[Variant]:
+    """The two kernels that make gradients from what the filter keeps."""
+    yield Variant("kept_weight", chosen.kept_weight, {"BIAS": True}, dtype, False, capability)
+    yield Variant("kept_hidden", chosen.kept_hidden, {}, dtype, False, capability)
 
 
 def compiled(variant: Variant) -> dict[str, int]:
@@ -107,8 +133,7 @@ def compiled(variant: Variant) -> dict[str, int]:
     names, kinds = function.arg_names, variant.kinds()
     constants = {name: value for name, value in variant.constants().items() if name in names}
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in names}
-    aligned = ("d", "e_stride", "c_stride", "out_stride", "into_stride")
-    whole = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in aligned]
+    whole = [i for i, name in enumerate(names) if signature[name].startswith("*") or name in variant.aligned()]
     source = ASTSource(function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in whole})
     compiler = {"num_warps": variant.tile.warps, "num_stages": variant.tile.stages}
     found = triton.compile(source, target=GPUTarget("cuda", variant.capability, 32), options=compiler)
@@ -126,6 +151,7 @@ def compiled(variant: Variant) -> dict[str, int]:
         "tensor_cores": code.count("wgmma.mma_async") + code.count("mma.sync"),
         "tma": code.count("cp.async.bulk.tensor"),
         "specialized": code.count("setmaxnreg"),
+        "narrow": len(re.findall(r"(?:ld|st)\.global[.\w:]*\.b16", code)),
     }
 
 
@@ -149,11 +175,12 @@ def line(variant: Variant, found: dict[str, int]) -> str:
     what = f"{variant.kernel:<12}{variant.capability:>3} {variant.dtype} {way:<9}{size:<33}{' '.join(flags):<15}"
     return (
         f"{what}{' + '.join(asked):<17}{found['registers']:>5}{found['spilled']:>8}{found['shared'] / 1024:>8.1f}"
-        f"{found['tensor_cores']:>7}{found['tma']:>5}{found['specialized']:>5}{'' if variant.used else '  tried'}"
+        f"{found['tensor_cores']:>7}{found['tma']:>5}{found['specialized']:>5}{found['narrow']:>7}"
+        f"{'' if variant.used else '  tried'}"
     )
 
 
-HEADER = f"{'':<82}{'options':<17}{'regs':>5}{'spilled':>8}{'KB':>8}{'mma':>7}{'TMA':>5}{'set':>5}"
+HEADER = f"{'':<82}{'options':<17}{'regs':>5}{'spilled':>8}{'KB':>8}{'mma':>7}{'TMA':>5}{'set':>5}{'2 byte':>7}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -166,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     for variant in variants(options.demanding):
         found = compiled(variant)
         print(line(variant, found), flush=True)
-        rows.append({**asdict(variant), "room": ROOM[variant.capability] * 1024, **found})
+        rows.append({**asdict(variant), "tma_asked": variant.tma, "room": ROOM[variant.capability] * 1024, **found})
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

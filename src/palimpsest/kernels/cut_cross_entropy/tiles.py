@@ -68,21 +68,38 @@ _INTERPRETED = Tiles(
     kept_hidden=Tile(16, 64, 32),
 )
 
-CANDIDATES = (
+_OF_LOGITS = (
     Tile(128, 256, 64, stages=3),
     Tile(128, 256, 64, stages=4),
     Tile(128, 256, 64, stages=3, flatten=True),
+    Tile(128, 256, 64, stages=4, flatten=True),
     Tile(128, 256, 64, stages=3, halves=False),
-    Tile(128, 256, 64, stages=3, group=8),
-    Tile(128, 256, 64, stages=3, group=32),
+    Tile(128, 256, 64, stages=4, group=8),
+    Tile(128, 256, 64, stages=4, group=32),
     Tile(256, 128, 64, stages=3),
     Tile(128, 128, 64, warps=4, stages=3, resident=2),
-    Tile(128, 128, 64, stages=3, resident=2),
     Tile(64, 256, 64, warps=4, stages=2, resident=2),
     Tile(128, 256, 64, warps=4, stages=3, halves=False, specialize=True),
     Tile(128, 256, 64, warps=4, stages=4, halves=False, specialize=True),
 )
-"""What ``bench/cross_entropy.py`` tries for the two kernels that make logits."""
+CANDIDATES = {
+    "log_sum": _OF_LOGITS,
+    "signal": _OF_LOGITS[:-1],  # its last one has no room for what it writes
+    "kept_signal": (
+        Tile(128, 256, 64, stages=3),
+        Tile(128, 256, 64, stages=4),
+        Tile(256, 128, 64, stages=3),
+        Tile(128, 128, 64, warps=4, stages=3),
+    ),
+    "kept_weight": (
+        Tile(64, 128, 256, stages=3),
+        Tile(64, 128, 256, stages=4),
+        Tile(64, 256, 128, stages=3),
+        Tile(128, 128, 128, stages=3),
+    ),
+    "kept_hidden": (Tile(128, 128, 128, stages=3), Tile(128, 128, 128, stages=2), Tile(64, 128, 256, stages=2)),
+}
+"""What ``bench/cross_entropy.py`` tries for each kernel."""
 
 
 def tiles_for(device: torch.device, dtype: torch.dtype) -> Tiles:
