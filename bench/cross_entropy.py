@@ -10,7 +10,11 @@ cut-cross-entropy and liger-kernel where they are installed.
 Milliseconds are medians after warm-up by CUDA events, with the 10th and 90th percentile of both; ``beyond`` is the peak
 of a forward and backward beyond inputs and gradients.  Errors are relative, against float32 products of the same
 inputs: of dE, of dC, and of the row of dE that is hit hardest.  ``floor`` is what the matrix products alone take here:
-three as without recomputation, four with.  ``--shapes tiny`` runs in seconds without a GPU and measures nothing.
+three as without recomputation, four with.
+
+On a card, tiles are tried before the ways of a shape, and the fastest are used (``--no-tune``: those of ``tiles.py``).
+What was measured is in ``--json`` at once, however the run ends.  ``--shapes tiny`` runs in seconds without a GPU and
+measures nothing.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from palimpsest.kernels.cut_cross_entropy.tiles import Tile
 triton_interpreter.repair()
 
 PLAIN, LARGE = Tile(16, 64, 32), Tile(16, 128, 32)
-WARPED = Tile(16, 64, 32, halves=False, specialize=True)
+WARPED = Tile(16, 64, 32, warps=4, halves=False, specialize=True)
 
 
 def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,17 +46,17 @@ def test_tiles_that_the_bench_may_choose_give_the_same(width: int, monkeypatch: 
     assert driver.precision(e.dtype) == "tf32" and driver.precision(torch.bfloat16) == "ieee"
     fixed = driver.tiles_for(e.device, e.dtype)
 
-    def by(**changes: bool) -> list[Tensor]:
+    def by(**changes: int) -> list[Tensor]:
         tiles = replace(fixed, **{n: replace(getattr(fixed, n), **changes) for n in ("log_sum", "signal")})
         monkeypatch.setattr(driver, "tiles_for", lambda device, dtype: tiles)
         return compare(e, c, targets, bias, softcap=9.0, filter_eps=0.01)
 
     plain = by(halves=False)
     if width == 48:
-        for changes in ({"flatten": True}, {"specialize": True}):
+        for changes in ({"flatten": True}, {"specialize": True, "warps": 4}):
             assert all(torch.equal(a, b) for a, b in zip(plain, by(halves=False, **changes), strict=True))
     else:
-        by(halves=False, specialize=True)  # by other tiles: nothing can be specialized without descriptors
+        by(halves=False, specialize=True, warps=4)  # by other tiles: nothing can be specialized without descriptors
 
 
 @pytest.fixture

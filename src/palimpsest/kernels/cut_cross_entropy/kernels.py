@@ -4,7 +4,10 @@ All products are summed in float32 and no kernel waits for, or adds to what is w
 not depend on the order in which programs run.  A logit is  z = softcap * tanh((scale * e . c + bias) / softcap);  it
 leaves the registers only as its share of a sum or as its gradient, so it is never rounded.
 
-Matrices are read by tensor descriptors (TMA) where ``TMA`` is set and by pointers elsewhere.
+Matrices are read by tensor descriptors (TMA) where ``TMA`` is set and by pointers elsewhere.  The two kernels of the
+exact way can divide their warps into those that load and those that compute (``SPECIALIZE``): Triton 3.6 does so for
+these loops on Hopper.  No tile asks for it by default: no card has shown yet that it gains something.
+``bench/compiled_kernels.py`` prints what every compilation uses.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,14 +20,19 @@ class Tile:
     stages: int = 3
     group: int = 16
     halves: bool = True
-    """Use up the results of a tile one half of its entries after the other: less registers and shared memory."""
+    """Use up the results of a tile one half of its entries after the other: fewer registers, less shared memory."""
     flatten: bool = False
     """Make one loop of the tiles and of their sums, so that loads of a tile overlap the end of the one before."""
     resident: int = 1
     """Programs that share a processor: one computes while another uses up its results."""
     specialize: bool = False
-    """Hopper's warp specialization: four warps load, twice four compute, each of these half of the rows.  The compiler
-    does so only with ``warps=4``, where tensor descriptors are made in the kernel, and without ``halves``."""
+    """Warp specialization: four warps load and twice four compute, each of these half of the rows.  The compiler does
+    so only with ``warps=4`` and without ``halves``, and is right only with tensor descriptors that the kernel makes: by
+    one from outside it copies all rows into the room of half of them."""
+
+    def __post_init__(self) -> None:
+        if self.specialize and (self.halves or self.warps != 4):
+            raise ValueError("Tile: specialize=True needs warps=4 and halves=False.")
 
     def by_pointers(self) -> Tile:
         """For matrices that no tensor descriptor can read: addresses need registers of their own."""
@@ -46,7 +51,7 @@ class Tiles:
 
 
 _HOPPER = Tiles(
-    log_sum=Tile(128, 256, 64),
+    log_sum=Tile(128, 256, 64, halves=False),  # it writes nothing so wide, and fits into the registers whole
     signal=Tile(128, 256, 64),
     kept_signal=Tile(128, 256, 64),
     kept_weight=Tile(64, 128, 256),  # [entries, width] results, summed over tokens
@@ -83,7 +88,7 @@ _OF_LOGITS = (
     Tile(128, 256, 64, warps=4, stages=4, halves=False, specialize=True),
 )
 CANDIDATES = {
-    "log_sum": _OF_LOGITS,
+    "log_sum": (*(replace(tile, halves=False) for tile in _OF_LOGITS), Tile(128, 256, 64, stages=4, flatten=True)),
     "signal": _OF_LOGITS[:-1],  # its last one has no room for what it writes
     "kept_signal": (
         Tile(128, 256, 64, stages=3),
