@@ -69,7 +69,12 @@ def tune(
     """Sets the fastest tiles for this process, as they are found, and yields what each of them took."""
     fixed = tiles.tiles_for(e.device, e.dtype)
     tried: dict[str, Callable[[], Any] | None] = {**runs(e, c, targets)}
-    tried |= dict.fromkeys([name for name in tiles.CANDIDATES if name not in tried], filtered_run(e, c, targets, eps))
+    try:
+        by_filter = filtered_run(e, c, targets, eps)
+    except Exception as error:  # the exact way is tried all the same
+        by_filter = None
+        yield {"kernel": "those of the filter", "error": f"{type(error).__name__}: {error}"[:500]}
+    tried |= dict.fromkeys([name for name in tiles.CANDIDATES if name not in tried], by_filter)
     for name, run in tried.items():
         if run is None:
             continue
