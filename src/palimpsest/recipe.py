@@ -173,7 +173,8 @@ class Stage:
 class Baseline:
     """Stages that lead to a model to compare with, from ``before`` the last stage or from the ``pretrained`` model.
 
-    None of them may train on rows of the role ``unseen``, whatever role holds them.
+    None of them may train on rows of the role ``unseen``, whatever role holds them.  ``pretrained`` names the model
+    that takes the place of the recipe's own at the start; ``caution`` is a sentence on what may not be meant, or empty.
     """
 
     name: str
@@ -181,6 +182,8 @@ class Baseline:
     start: Literal["before", "pretrained"]
     stages: tuple[Stage, ...]
     unseen: str | None = None
+    pretrained: str | None = None
+    caution: str = ""
 
 
 @dataclass(frozen=True)
