@@ -265,9 +265,15 @@ def keys(cls: Any) -> list[str]:
 
 def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
     """The keys of the part of ``cls`` that lies at ``location``."""
-    inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora, "watch": WatchSpec}
-    for part in location:
-        cls = inner.get(str(part), cls)
+    inside = {
+        Recipe: {"model": ModelSpec, "stages": Stage, "variants": Stage},
+        Stage: {"lora": Lora, "watch": WatchSpec},
+    }
+    parts = iter(location)
+    for part in parts:
+        cls = inside.get(cls, {}).get(part, cls)
+        if part == "variants":  # a label is the user's word, which may be that of a key
+            next(parts, None)
     return keys(cls)
 
 
