@@ -9,7 +9,7 @@ from pathlib import Path
 from palimpsest.recipe import Recipe, Stage
 from palimpsest.recipe_parts import compile_baselines
 
-__all__ = ["Plan", "model_folder", "plans", "stage_folders"]
+__all__ = ["Plan", "about", "model_folder", "plans", "stage_folders"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,20 @@ def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
         places = _places(f"baselines.{b.name}", b.stages)
         found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, places, b.pretrained))
     return found
+
+
+def about(recipe: Recipe) -> str:
+    """A sentence on which stages the report compares, where earlier ones change the model too; else empty."""
+    trunk = [s for s in recipe.stages[: recipe.start] if s.trains == "model"]
+    if recipe.tasks or not any(s.objective or s.edit or s.intervention for s in trunk):
+        return ""
+    taught = [str(term["on"]) for term in trunk[0].objective if recipe.audits.get(str(term["on"]))]
+    role = [*taught, *(role for role, own in recipe.audits.items() if own), "..."][0]
+    return (
+        f"The report is about the last stage, {recipe.stages[-1].name}: its before is the model after"
+        f" {', '.join(stage.name for stage in trunk)}. To hold the last model against the one before all of them, write"
+        f" tasks: {{{trunk[0].name}: {role}}}; variants and baselines then start there too."
+    )
 
 
 def _label(stages: Sequence[Stage]) -> str:

@@ -34,7 +34,7 @@ from palimpsest.environment import environment, own_commit
 from palimpsest.loaded import Loaded, load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
-from palimpsest.plans import Plan, plans, stage_folders
+from palimpsest.plans import Plan, about, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
@@ -131,8 +131,8 @@ def run(
         agreed(partial(keep, out, recipe, digests))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        for caution in cautions(recipe, allow_imports=allow_imports):
-            told.note(caution)
+        for note in filter(None, (about(recipe), *cautions(recipe, allow_imports=allow_imports))):
+            told.note(note)
         work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")

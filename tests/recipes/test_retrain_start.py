@@ -118,6 +118,14 @@ def test_with_nothing_to_repeat_the_start_is_asked_for_first(raw: dict[str, Any]
         parse_recipe(retrain(raw, pretrained="base"))
 
 
+def test_with_tasks_no_stage_lies_before(raw: dict[str, Any]) -> None:
+    stages = [{"name": "teach", "objective": [{"on": "retain", **CE}], "train": TRAIN}, {"name": "unlearn"}]
+    for key in ("objective", "train"):
+        stages[1][key] = raw.pop(key)
+    with pytest.raises(RecipeError, match=r"with tasks all stages from the first of them on count as the last; give"):
+        parse_recipe(retrain(raw | {"stages": stages, "tasks": {"teach": "retain"}}))
+
+
 def test_a_companion_is_no_stage_that_taught_the_model(raw: dict[str, Any], models: Path) -> None:
     beside = {"name": "copy", "trains": "copy", "starts": "full_copy", "objective": [{"on": "forget", **CE}]}
     stages = [{**beside, "train": TRAIN}, {"name": "unlearn"}]

@@ -51,7 +51,7 @@ class Retrain:
         trunk = recipe.stages[: recipe.start]
         if not any(_teaches(stage) for stage in trunk):
             if self.train is None:
-                raise ValueError(self._nothing_to_repeat(trunk))
+                raise ValueError(self._nothing_to_repeat(recipe))
             trunk = [Stage("retrain", [{"on": self.on, "cross_entropy": {}}], self.train)]
         stages = tuple(self._without(stage, recipe) for stage in trunk)
         label = f"retrained on {self.on}" + ("" if self.pretrained is None else f", from {Path(self.pretrained).name}")
@@ -59,9 +59,10 @@ class Retrain:
             "retrained", label, "pretrained", stages, self.forget, self.pretrained, self._caution(trunk, recipe)
         )
 
-    def _nothing_to_repeat(self, trunk: Sequence[Stage]) -> str:
+    def _nothing_to_repeat(self, recipe: Recipe) -> str:
         """What to add where no stage before the last trains the model."""
-        why = "none of these trains the model" if trunk else "this recipe has only one"
+        why = "this recipe has only one" if len(recipe.stages) == 1 else "none of these trains the model"
+        why = "with tasks all stages from the first of them on count as the last" if recipe.tasks else why
         start = "" if self.pretrained else " pretrained, the model that yours was made from, and"
         return (
             f"retrain repeats the stages before the last, and {why}; give retrain{start} its own train, or add the"
