@@ -26,16 +26,15 @@ from statistics import fmean
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from palimpsest.audit import Row, Scores, Telling, row_ids
 from palimpsest.checkpoint import write_text
 from palimpsest.environment import environment, own_commit
-from palimpsest.intervention import Intervention
-from palimpsest.loaded import load_model
+from palimpsest.loaded import Loaded, load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
-from palimpsest.plans import Plan, plans, stage_folders
+from palimpsest.plans import Plan, about, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
@@ -59,7 +58,7 @@ from palimpsest.run_folder import (
 from palimpsest.stage import Outcome, Trained, explained, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
-from palimpsest.step import States
+from palimpsest.starting_weights import Start, set_weights, start_elsewhere, weights_of
 from palimpsest.watch import Watched
 
 __all__ = ["Events", "run"]
@@ -132,8 +131,8 @@ def run(
         agreed(partial(keep, out, recipe, digests))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        for caution in cautions(recipe, allow_imports=allow_imports):
-            told.note(caution)
+        for note in filter(None, (about(recipe), *cautions(recipe, allow_imports=allow_imports))):
+            told.note(note)
         work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
@@ -164,16 +163,6 @@ class _Questions:
         self.told.answered(self.label, answered, asked, now - self.start)
         if answered == asked:
             self.start = now
-
-
-@dataclass(frozen=True)
-class _Start:
-    """A model that other plans go on from: its weights, and what was made beside it."""
-
-    weights: Mapping[str, Tensor]
-    companions: Mapping[str, nn.Module] = field(default_factory=dict)
-    interventions: Sequence[Intervention] = ()
-    states: States = field(default_factory=dict)
 
 
 @dataclass
@@ -216,26 +205,26 @@ class _Work:
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
         torch.manual_seed(seed)  # a network of the user's own draws its start from it, whatever was done before
-        loaded = one_after_the_other(
-            lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
-        )
+        loaded = self._load(self.recipe)
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
         if seed == self.recipe.seeds[0]:
             rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
+            for plan in self.plans:  # what is wrong with another start is found before an hour of training
+                self._elsewhere(plan, loaded.model, seed)
             agreed(partial(keep, self.out, self.recipe, self.digests))
-        starts = {"pretrained": _Start(_weights(loaded.model))}
+        starts = {"pretrained": Start(weights_of(loaded.model))}
         for plan in self.plans:
-            start = starts[plan.start]
-            _set_weights(loaded.model, start.weights)
+            start = self._elsewhere(plan, loaded.model, seed) or starts[plan.start]
+            set_weights(loaded.model, start.weights)
             trained = Trained(
                 loaded.model, dict(start.companions), list(start.interventions), start.states, start.weights
             )
             home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
-                starts["before"] = _Start(
-                    _weights(loaded.model), trained.companions, trained.interventions, trained.states
+                starts["before"] = Start(
+                    weights_of(loaded.model), trained.companions, trained.interventions, trained.states
                 )
             self._tell(f"{plan.label}: audits", seed)
             same = not plan.stages and plan.start == "before"
@@ -244,6 +233,17 @@ class _Work:
                 self._audit(trained, roles, file, seed)
             scores = self.measured["before"][seed] if same else agreed(partial(read_scores, file, asked=self.asked))
             self.measured.setdefault(plan.name, {})[seed] = scores
+
+    def _load(self, recipe: Recipe) -> Loaded:
+        return one_after_the_other(lambda: load_model(recipe, allow_imports=self.allow_imports, note=self.told.note))
+
+    def _elsewhere(self, plan: Plan, model: nn.Module, seed: int) -> Start | None:
+        """The start of a plan that begins at other weights than the recipe's; None for all others."""
+        if plan.pretrained is None:
+            return None
+        torch.manual_seed(seed)
+        place = f"baselines.{plan.name}.pretrained"
+        return start_elsewhere(self.recipe, plan.pretrained, model, self._load, place)
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
         outcomes = []
@@ -385,13 +385,3 @@ def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
         Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
         for (run, name), seeds in found.items()
     ]
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(weights[name])

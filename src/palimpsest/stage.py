@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
 from palimpsest.objective import Total
+from palimpsest.peak_memory import PeakMemory
 from palimpsest.processes import agreed, made_equal
 from palimpsest.recipe import RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
@@ -232,7 +231,7 @@ class _Work:
 
     def do(self) -> tuple[Outcome, States]:
         """Everything from the selection to the end of training; the model is a plain one again afterwards."""
-        stage, roles = self.stage, self.roles
+        stage, roles, peak = self.stage, self.roles, PeakMemory()
         total = compile_objective(stage, self.place, allow_imports=self.allow_imports)
         for role, spec in stage.select.items():
             roles.selections[role] = self._selected(role, spec)
@@ -267,7 +266,7 @@ class _Work:
         beside = {"name": stage.trains, "seconds": result.seconds, "parameters": count}
         notes = [beside] if stage.trains != "model" else []
         curves = result.curves | kept(result, self.folder)
-        outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
+        outcome = Outcome(result.steps, result.seconds, result.tokens, peak.bytes(), count, curves, notes)
         return outcome, result.states
 
     def _origin(self, kind: str | Slow, total: Total | None) -> Reference | None:
@@ -389,11 +388,3 @@ def _loop(training: Training) -> Callable[..., Result]:
     from palimpsest.hf import fit_with_trainer
 
     return fit_with_trainer
-
-
-def peak_memory() -> int:
-    """Peak memory in bytes: of the device if there is one, else of the process so far."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
