@@ -44,7 +44,11 @@ Kind = Literal["before", "after", "variant", "baseline"]
 
 @dataclass(frozen=True)
 class Run:
-    """One model that was audited, and what it cost; None where a cost is unknown or does not apply."""
+    """One model that was audited, and what it cost; None where a cost is unknown or does not apply.
+
+    ``before`` and ``retrained`` name the runs that it is held against, which are its own where several are compared
+    that did not start alike; empty where there is none that started as it did.
+    """
 
     name: str
     kind: Kind
@@ -55,6 +59,8 @@ class Run:
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
     companions: tuple[dict[str, Any], ...] = ()
+    before: str = "before"
+    retrained: str = "retrained"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """A run against the run ``before``: paired change, its test, and Hedges' g.
+    """A run against its run ``before`` (see ``Run``): paired change, its test, and Hedges' g.
 
     ``p`` is two-sided and of this comparison alone; ``p_holm`` is adjusted for all changes of the report.
     """
@@ -97,8 +103,8 @@ class Change:
 class Versus:
     """A run against another one, ``reference``: a difference, a relative difference in percent, or a KS statistic.
 
-    The reference is the run ``retrained``, or, of a variant's difference, the run ``after``; of several runs that are
-    compared, the first.
+    The reference is the run's ``retrained`` (see ``Run``), or, of a variant's difference, the run ``after``; of several
+    runs that are compared, the first.
     """
 
     run: str

@@ -195,10 +195,13 @@ def compare_verb(given: argparse.Namespace) -> int:
         raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
     write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
+    for warning in report.warnings:
+        print(f"Warning: {warning}")
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.run}: {verdict.sentence}")
     _changes(report)
-    for v in (v for v in report.versus if v.reference != "retrained"):
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    for v in (v for v in report.versus if v.reference in afters):
         print(f"{v.run} minus {v.reference}: {v.role} / {v.audit} {v.value:+.3f}  [{v.low:+.3f}, {v.high:+.3f}]")
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
