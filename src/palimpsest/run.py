@@ -56,7 +56,8 @@ from palimpsest.run_folder import (
     measured_in,
     read_scores,
 )
-from palimpsest.stage import Outcome, Trained, explained, run_stage
+from palimpsest.stage import Trained, explained, run_stage
+from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
 from palimpsest.step import States
@@ -130,6 +131,7 @@ def run(
     report = agreed(partial(finished, out, recipe))
     if report is not None:
         agreed(partial(keep, out, recipe, digests))
+        agreed(partial(tidy_all, out))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
         for caution in cautions(recipe, allow_imports=allow_imports):
