@@ -14,9 +14,10 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from palimpsest.verdict import Verdict
@@ -34,6 +35,7 @@ __all__ = [
     "StageFigure",
     "Verdict",
     "Versus",
+    "over_seeds",
 ]
 
 VERSION = 1
@@ -296,3 +298,14 @@ def _read_fields(kind: type, value: Any, place: str) -> Any:
 
 def _refuse(value: Any, wanted: str, place: str) -> Any:
     raise ValueError(f"{place}: this must be {wanted}, not {str(value)[:60]!r}.")
+
+
+def over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]

@@ -4,9 +4,11 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
 with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
 
-    run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/recipe.yaml                       the resolved recipe
+    run-folder/data.json, base.json              digests of its data, and of the weights it starts from if they are here
     run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
+    run-folder/seed-0/<run>/<n>-<stage>.states.safetensors   what its objectives leave to later stages, where they do
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
 
@@ -22,13 +24,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from palimpsest.audit import Row, Scores, Telling, row_ids
+from palimpsest.base_model import claim_base, found_base
 from palimpsest.checkpoint import write_text
 from palimpsest.environment import environment, own_commit
 from palimpsest.intervention import Intervention
@@ -41,8 +43,8 @@ from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse, rehearse_loaded
-from palimpsest.report import Curve, Report, Run
-from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
+from palimpsest.report import Curve, Report, Run, over_seeds
+from palimpsest.role_data import audit_names, fingerprints, load_roles
 from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import (
     add_scores,
@@ -56,6 +58,7 @@ from palimpsest.run_folder import (
     measured_in,
     read_scores,
 )
+from palimpsest.shared_rows import refuse_seen_rows, refuse_shared_rows
 from palimpsest.stage import Trained, explained, run_stage
 from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
@@ -112,7 +115,8 @@ def run(
     events: Events | None = None,
     allow_imports: bool = False,
 ) -> Report:
-    """Runs ``recipe`` and writes its report into ``out``; ``folder`` is where relative data files are looked up.
+    """Runs ``recipe`` and writes its report into ``out``; relative paths, of data and of the
+    model, are looked up from ``folder``, then from the working directory.
 
     A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
     recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
@@ -123,11 +127,13 @@ def run(
     told = events or Quiet()
     keep_heap()
     other = agreed(lambda: claim(out, recipe))
-    rows, answers = load_roles(recipe, folder)
+    base = agreed(partial(found_base, out, recipe.model, folder))
+    rows, answers = load_roles(recipe, folder, base)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
     digests = fingerprints(rows, answers)
     agreed(lambda: claim_data(out, digests))
+    agreed(partial(claim_base, out, base))
     report = agreed(partial(finished, out, recipe))
     if report is not None:
         agreed(partial(keep, out, recipe, digests))
@@ -136,7 +142,7 @@ def run(
     else:
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
-        work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
+        work = _Work(recipe, out, base, rows, answers, digests, told, allow_imports)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
@@ -184,6 +190,7 @@ class _Work:
 
     recipe: Recipe
     out: Path
+    base: Path | None
     rows: Mapping[str, Sequence[Row]]
     answers: Mapping[str, Answers | Derived]
     digests: Mapping[str, str]
@@ -219,7 +226,7 @@ class _Work:
         """All plans with one seed, on one working model whose weights are set back for each."""
         torch.manual_seed(seed)  # a network of the user's own draws its start from it, whatever was done before
         loaded = one_after_the_other(
-            lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
+            lambda: load_model(self.recipe, base=self.base, allow_imports=self.allow_imports, note=self.told.note)
         )
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
@@ -334,7 +341,7 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            _over_seeds(self.curves),
+            over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment() | commits_of(self.out),
@@ -376,17 +383,6 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
-
-
-def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
-    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
-    found: dict[tuple[str, str], list[dict[float, float]]] = {}
-    for curve in curves:
-        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
-    return [
-        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
-        for (run, name), seeds in found.items()
-    ]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
