@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -194,7 +192,9 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Writes the file whole or not at all."""
-        write_whole(Path(path), self.to_json() + "\n")
+        from palimpsest.checkpoint import write_text  # which imports torch
+
+        write_text(Path(path), self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -218,21 +218,6 @@ class Report:
         report = _read(cls, data, place)
         assert isinstance(report, Report)
         return report
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file under a temporary name and renames it, so that no half-written file is ever seen."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _without_nan(value: Any) -> Any:

@@ -97,7 +97,7 @@ def run_stage(
         work = _Work(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
         outcome, states = work.do()
         trained.states = {**_earlier(stage, trained.states), **states}
-        kept_state = _changed(model.state_dict(), model, companion) if stage.objective or stage.edit else {}
+        kept_state = _changed(model, companion) if stage.objective or stage.edit else {}
         whole = None if companion or not isinstance(roles.adapter, WritesConfig) else roles.adapter
         agreed(lambda: keep(folder, model, kept_state, states, outcome, whole))
     intervention = compile_part(
@@ -130,10 +130,17 @@ def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) ->
     return companion
 
 
-def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[str, Any]:
-    """What must be written: all of the model, but of a companion, which may share the rest, what its training moves."""
+def _changed(model: nn.Module, companion: bool) -> dict[str, Tensor]:
+    """What must be written: all of the model, but of a companion, which may share the rest, what its training moves.
+
+    Weights that are tied are one parameter, which is written under its first name, as ``save_pretrained`` does.
+    """
+    state = model.state_dict()
     if not companion:
-        return state
+        again = {n for n, _ in model.named_parameters(remove_duplicate=False)} - {
+            n for n, _ in model.named_parameters()
+        }
+        return {n: v for n, v in state.items() if n not in again}
     moving = {n for n, p in model.named_parameters() if p.requires_grad} | {n for n, _ in model.named_buffers()}
     return {n: v for n, v in state.items() if n in moving}
 

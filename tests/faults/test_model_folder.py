@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from palimpsest import Report
+from palimpsest.checkpoint import read_tensors, write_tensors
 from palimpsest.loop import Interrupted, Progress
 from palimpsest.recipe_source import parse_recipe
 from palimpsest.run import Quiet, run
@@ -85,3 +89,41 @@ def test_a_run_of_earlier_code_is_tidied_when_it_is_read_back(storing: Any, tiny
         assert storing.run()[0] == 0
         assert holding(folder, needles) == [], again
         assert states.exists() and not (folder / "reference.safetensors").exists(), again
+
+
+def test_tied_weights_are_written_once_and_read_back_from_either_form(project: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    file = project.folder / MODEL / "model.safetensors"
+    assert project.run()[0] == 0
+    tensors, _ = read_tensors(file)
+    assert "model.embed_tokens.weight" in tensors and "lm_head.weight" not in tensors
+    model = AutoModelForCausalLM.from_pretrained(file.parent)
+    head = model.get_output_embeddings().weight
+    assert torch.equal(head, tensors["model.embed_tokens.weight"]) and head is model.get_input_embeddings().weight
+    wanted = scores(project.folder / "out")
+    for written in (tensors, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}):  # now, and before
+        write_tensors(file, written)
+        (project.folder / "out" / "report.json").unlink()
+        (project.folder / MODEL).with_name("scores.jsonl").unlink()
+        assert project.run()[0] == 0
+        assert scores(project.folder / "out") == wanted
+        project.recipe["model"]["pretrained"], given = str(file.parent), project.recipe["model"]["pretrained"]
+        assert project.run(out=f"on-{len(written)}")[0] == 0
+        project.recipe["model"]["pretrained"] = given
+    assert scores(project.folder / f"on-{len(tensors)}") == scores(project.folder / f"on-{len(tensors) + 1}") != wanted
+
+
+def test_who_may_read_the_model_follows_the_umask(project: Any) -> None:
+    before = os.umask(0o027)
+    try:
+        assert project.run()[0] == 0
+    finally:
+        os.umask(before)
+    files = [file for file in (project.folder / "out").rglob("*") if file.is_file()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o640}
+
+
+def scores(out: Path) -> list[tuple[str, str, str, float]]:
+    """The figures of a run."""
+    return [(s.run, s.role, s.audit, s.value) for s in Report.load(out / "report.json").scores]
