@@ -58,7 +58,7 @@ from palimpsest.run_folder import (
     measured_in,
     read_scores,
 )
-from palimpsest.shared_rows import refuse_seen_rows, refuse_shared_rows
+from palimpsest.shared_rows import contradictions, refuse_seen_rows, refuse_shared_rows
 from palimpsest.stage import Trained, explained, run_stage
 from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
@@ -140,9 +140,9 @@ def run(
         agreed(partial(tidy_all, out))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        for caution in cautions(recipe, allow_imports=allow_imports):
-            told.note(caution)
         work = _Work(recipe, out, base, rows, answers, digests, told, allow_imports)
+        for caution in work.cautions:
+            told.note(caution)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
@@ -212,6 +212,8 @@ class _Work:
         )
         self.part = 0
         rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
+        self.cautions = cautions(self.recipe, allow_imports=self.allow_imports)
+        self.cautions += contradictions(self.recipe, self.rows, allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
@@ -346,7 +348,7 @@ class _Work:
             to_yaml(self.recipe),
             environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
-            warnings=cautions(self.recipe, allow_imports=self.allow_imports),
+            warnings=self.cautions,
             matrices=stage_matrices(
                 self.staged, self.recipe.tasks, self.watched, asked=self.asked, chance=self.recipe.chance
             ),

@@ -9,9 +9,10 @@ from palimpsest.audit import Row
 from palimpsest.data import row_digest, row_key
 from palimpsest.named_roles import looked_at
 from palimpsest.recipe import Baseline, Recipe, RecipeError, Stage, short
+from palimpsest.recipe_parts import compile_objective
 from palimpsest.role_data import sources_of
 
-__all__ = ["refuse_seen_rows", "refuse_shared_rows"]
+__all__ = ["contradictions", "refuse_seen_rows", "refuse_shared_rows", "training_roles"]
 
 
 def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str]:
@@ -27,8 +28,7 @@ def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str
 
 def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
     """An audit on a role that is not trained on must not hold rows that are: it would measure memory, not ability."""
-    stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
-    stages |= {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
+    stages = _stages(recipe)
     trained = training_roles(list(stages.values()), recipe.roles)
     seen = {row_key(row): role for role in trained for row in rows.get(role, ())}
     places = {role: f"{at}.watch.audits" for at, s in stages.items() if s.watch for role in s.watch.audits}
@@ -43,6 +43,36 @@ def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Non
                 f"{place}.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training"
                 f" role {seen[shared[0]]!r}; take them out of one of the two."
             )
+
+
+def contradictions(recipe: Recipe, rows: Mapping[str, Sequence[Row]], *, allow_imports: bool = False) -> list[str]:
+    """Sentences on stages of which one term is to forget rows that another one teaches or keeps; their content tells.
+
+    A paired role, drawn afresh in every round, has no rows of its own.
+    """
+    found: list[str] = []
+    for place, stage in _stages(recipe).items():
+        total = compile_objective(stage, place, allow_imports=allow_imports)
+        terms = total.terms if total is not None else ()
+        forgetting = [(t, t.role[t.objective.forgets]) for t in terms if t.objective.forgets is not None]
+        others = [t for t in terms if t.objective.forgets is None]
+        for own, role in forgetting:
+            hidden = {_content(row): row for row in rows.get(role, ())}
+            for other, kept in ((term, name) for term in others for name in term.role):
+                seen = list(dict.fromkeys(key for row in rows.get(kept, ()) if (key := _content(row)) in hidden))
+                if seen:
+                    found.append(
+                        f"{place}.objective: {len(seen)} of the {len(hidden)} rows of {role!r}, such as"
+                        f" {short(_shown(hidden[seen[0]]))}, are to be forgotten by {own.method} and stand in {kept!r}"
+                        f" too, on which the stage has {other.method}; take them out of one of the two."
+                    )
+    return list(dict.fromkeys(found))
+
+
+def _stages(recipe: Recipe) -> dict[str, Stage]:
+    """The stages of the recipe and its variants by their places."""
+    stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
+    return stages | {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
 
 
 TRAINED_ON = ("prompt", "completion", "text", "messages", "inputs", "label")
