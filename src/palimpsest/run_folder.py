@@ -22,6 +22,7 @@ from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import parse
 
 __all__ = [
+    "BASE",
     "Asked",
     "add_scores",
     "asked_of",
@@ -33,9 +34,10 @@ __all__ = [
     "keep",
     "measured_in",
     "read_scores",
+    "started",
 ]
 
-CODE, DATA, RECIPE = "code.json", "data.json", "recipe.yaml"
+BASE, CODE, DATA, RECIPE = "base.json", "code.json", "data.json", "recipe.yaml"
 JUDGE = ("title", "expect", "chance")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
 LATER = ("audits",)
@@ -57,13 +59,13 @@ def claim(out: Path, recipe: Recipe) -> bool:
     own, kept = to_yaml(recipe), out / RECIPE
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
-    if kept.exists() and (_started(out) or kept.read_text(encoding="utf-8") == own):
+    if kept.exists() and (started(out) or kept.read_text(encoding="utf-8") == own):
         other = _asked_otherwise(kept, recipe, out)
         for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return other
     if kept.exists():
-        for name in (DATA, CODE):
+        for name in (BASE, CODE, DATA):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -138,7 +140,7 @@ def claim_data(out: Path, digests: Mapping[str, str]) -> None:
     """
     kept = _digests(out)
     changed = [role for role in digests if role in kept and kept[role] != digests[role]]
-    if not _started(out):
+    if not started(out):
         write_json(out / DATA, dict(digests))
     elif changed:
         raise RecipeError(
@@ -182,7 +184,7 @@ def _commits(out: Path) -> list[str]:
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
-def _started(out: Path) -> bool:
+def started(out: Path) -> bool:
     """Whether anything that took time lies in the folder."""
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 
