@@ -202,7 +202,8 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
-        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
+        stages = {at: stage for plan in self.plans for at, stage in zip(plan.places, plan.stages, strict=True)}
+        rehearse(self.recipe, self.rows, self.answers, stages, allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
