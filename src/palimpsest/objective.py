@@ -59,8 +59,8 @@ class Objective:
     one term is on: with more than one, ``view`` is the tuple of their views, paired row by row, and items are counted
     on the first.  ``pairs`` says how: by ``answers``, row i of each role answers one prompt; by ``rows``, row i belongs
     with row i, whatever the prompts; ``none``, the roles only stand beside each other.  ``couples`` says that an item's
-    value depends on the other rows of its batch (contrastive losses): such an objective refuses accumulation, and several
-    processes unless it ``gathers`` their rows itself.  ``even`` says that every item is the same multiple of
+    value depends on the other rows of its batch (contrastive losses): such an objective refuses accumulation, and
+    several processes unless it ``gathers`` their rows itself.  ``even`` says that every item is the same multiple of
     ``view.logp``, which saves ``logp`` a quarter of its arithmetic.  ``ranks`` says that of two items the one with the
     larger value has more to be learned; it is False where all items carry the value of their batch, or one that means
     something else.
