@@ -1,4 +1,4 @@
-"""A recipe: a run as data, checked whole before anything is loaded.
+"""A recipe: a run as data, whose names and settings are all checked before any data or model is loaded.
 
     model: {pretrained: smollm2-135m, chat: true, chat_template: chatml}
     roles: {forget: forget.jsonl, retain: retain.jsonl}

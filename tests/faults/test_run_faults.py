@@ -151,6 +151,8 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["seeds"] = [1]
     remedy = "; choose another folder with --out, or delete it."
     assert f"out holds a run of another recipe (seeds.0 is 0 there and 1 here){remedy}" in digits.refused()
+    digits.recipe["seeds"] = [0, 2]
+    assert f"out holds a run of another recipe (seeds.1 is not given there and 2 here){remedy}" in digits.refused()
     digits.recipe["seeds"] = [0]
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
