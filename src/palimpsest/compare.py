@@ -32,11 +32,11 @@ def compare(folders: Sequence[Path]) -> Report:
     left.
     """
     names = _names(folders)
-    found = dict(zip(names, map(_measured, folders), strict=True))
-    shared, warnings = _shared(found)
-    kept = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in found.items()}
+    whole = dict(zip(names, map(_measured, folders), strict=True))
+    shared, warnings = _shared(whole)
+    found = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in whole.items()}
     reports = [Report.load(folder / "report.json") for folder in folders]
-    measured, runs, told = _arranged(kept, reports)
+    measured, runs, told = _arranged(found, reports)
     goals = measured.keys() | {"retrained" for run in runs if run.retrained in measured}
     recipes = [f"# {name}\n{report.recipe}" for name, report in zip(names, reports, strict=True)]
     return build_report(

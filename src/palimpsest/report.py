@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from palimpsest.verdict import Verdict
@@ -34,6 +33,7 @@ __all__ = [
     "StageFigure",
     "Verdict",
     "Versus",
+    "over_seeds",
 ]
 
 VERSION = 1
@@ -202,7 +202,9 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Writes the file whole or not at all."""
-        write_whole(Path(path), self.to_json() + "\n")
+        from palimpsest.checkpoint import write_text  # which imports torch
+
+        write_text(Path(path), self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -226,21 +228,6 @@ class Report:
         report = _read(cls, data, place)
         assert isinstance(report, Report)
         return report
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file under a temporary name and renames it, so that no half-written file is ever seen."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _without_nan(value: Any) -> Any:
@@ -306,3 +293,14 @@ def _read_fields(kind: type, value: Any, place: str) -> Any:
 
 def _refuse(value: Any, wanted: str, place: str) -> Any:
     raise ValueError(f"{place}: this must be {wanted}, not {str(value)[:60]!r}.")
+
+
+def over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]
