@@ -4,9 +4,11 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
 with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
 
-    run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/recipe.yaml                       the resolved recipe
+    run-folder/data.json, base.json              digests of its data, and of the weights it starts from if they are here
     run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
+    run-folder/seed-0/<run>/<n>-<stage>.states.safetensors   what its objectives leave to later stages, where they do
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
 
@@ -22,16 +24,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from palimpsest.audit import Row, Scores, Telling, row_ids
+from palimpsest.base_model import claim_base, found_base
 from palimpsest.checkpoint import write_text
 from palimpsest.environment import environment, own_commit
-from palimpsest.loaded import Loaded, load_model
+from palimpsest.loaded import Loaded, base_of, load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.plans import Plan, about, plans, stage_folders
@@ -40,8 +42,8 @@ from palimpsest.recipe import Recipe, RecipeError, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse, rehearse_loaded
-from palimpsest.report import Curve, Report, Run
-from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
+from palimpsest.report import Curve, Report, Run, over_seeds
+from palimpsest.role_data import audit_names, fingerprints, load_roles
 from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import (
     add_scores,
@@ -55,7 +57,9 @@ from palimpsest.run_folder import (
     measured_in,
     read_scores,
 )
-from palimpsest.stage import Outcome, Trained, explained, run_stage
+from palimpsest.shared_rows import contradictions, refuse_seen_rows, refuse_shared_rows
+from palimpsest.stage import Trained, explained, run_stage
+from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
 from palimpsest.starting_weights import Start, set_weights, start_elsewhere, weights_of
@@ -110,7 +114,8 @@ def run(
     events: Events | None = None,
     allow_imports: bool = False,
 ) -> Report:
-    """Runs ``recipe`` and writes its report into ``out``; ``folder`` is where relative data files are looked up.
+    """Runs ``recipe`` and writes its report into ``out``; relative paths, of data and of the
+    model, are looked up from ``folder``, then from the working directory.
 
     A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
     recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
@@ -121,19 +126,22 @@ def run(
     told = events or Quiet()
     keep_heap()
     other = agreed(lambda: claim(out, recipe))
-    rows, answers = load_roles(recipe, folder)
+    base = agreed(partial(found_base, out, recipe.model, folder))
+    rows, answers = load_roles(recipe, folder, base)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
     digests = fingerprints(rows, answers)
     agreed(lambda: claim_data(out, digests))
+    agreed(partial(claim_base, out, base))
     report = agreed(partial(finished, out, recipe))
     if report is not None:
         agreed(partial(keep, out, recipe, digests))
+        agreed(partial(tidy_all, out))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        for note in filter(None, (about(recipe), *cautions(recipe, allow_imports=allow_imports))):
+        work = _Work(recipe, out, folder, base, rows, answers, digests, told, allow_imports)
+        for note in filter(None, (about(recipe), *work.cautions)):
             told.note(note)
-        work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
@@ -171,6 +179,8 @@ class _Work:
 
     recipe: Recipe
     out: Path
+    folder: Path | None
+    base: Path | None
     rows: Mapping[str, Sequence[Row]]
     answers: Mapping[str, Answers | Derived]
     digests: Mapping[str, str]
@@ -191,7 +201,10 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
-        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
+        stages = {at: stage for plan in self.plans for at, stage in zip(plan.places, plan.stages, strict=True)}
+        rehearse(self.recipe, self.rows, self.answers, stages, allow_imports=self.allow_imports)
+        self.cautions = cautions(self.recipe, allow_imports=self.allow_imports)
+        self.cautions += contradictions(self.recipe, self.rows, allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
@@ -235,7 +248,10 @@ class _Work:
             self.measured.setdefault(plan.name, {})[seed] = scores
 
     def _load(self, recipe: Recipe) -> Loaded:
-        return one_after_the_other(lambda: load_model(recipe, allow_imports=self.allow_imports, note=self.told.note))
+        base = self.base if recipe is self.recipe else base_of(recipe.model, self.folder)
+        return one_after_the_other(
+            lambda: load_model(recipe, base=base, allow_imports=self.allow_imports, note=self.told.note)
+        )
 
     def _elsewhere(self, plan: Plan, model: nn.Module, seed: int) -> Start | None:
         """The start of a plan that begins at other weights than the recipe's; None for all others."""
@@ -332,12 +348,12 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            _over_seeds(self.curves),
+            over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
-            warnings=cautions(self.recipe, allow_imports=self.allow_imports),
+            warnings=self.cautions,
             matrices=stage_matrices(
                 self.staged, self.recipe.tasks, self.watched, asked=self.asked, chance=self.recipe.chance
             ),
@@ -374,14 +390,3 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
-
-
-def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
-    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
-    found: dict[tuple[str, str], list[dict[float, float]]] = {}
-    for curve in curves:
-        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
-    return [
-        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
-        for (run, name), seeds in found.items()
-    ]
