@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-__all__ = ["FAMILIES", "UnknownName", "build", "dump", "families", "names", "resolve"]
+__all__ = ["FAMILIES", "UnknownName", "build", "dump", "families", "fields_of", "names", "resolve"]
 
 FAMILIES = (
     "objectives",
@@ -85,6 +85,14 @@ def resolve(name: str, family: str | None = None, *, allow_imports: bool = False
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are: {', '.join(sorted(table))}."
         raise UnknownName(f"There is no {kind} {name!r}; {hint}")
     return importlib.import_module(table[name]).METHOD
+
+
+def fields_of(name: str, family: str | None = None) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a method that a recipe may set; a function has none. Raises ``UnknownName``."""
+    method = resolve(name, family)
+    if isinstance(method, type) and not dataclasses.is_dataclass(method):
+        method = _settings_of(method)
+    return tuple(f for f in dataclasses.fields(method) if f.init) if dataclasses.is_dataclass(method) else ()
 
 
 def build(

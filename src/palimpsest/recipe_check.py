@@ -28,7 +28,7 @@ from palimpsest.schedule import HasPlateau
 from palimpsest.select import FillsBatches
 from palimpsest.stage_matrix import BEFORE
 
-__all__ = ["AsksCompanion", "ChecksTraining", "cautions", "check"]
+__all__ = ["AsksCompanion", "ChecksTraining", "can_name_folder", "cautions", "check"]
 
 LONGEST_NAME = 80
 
@@ -194,6 +194,15 @@ def _check_chance(recipe: Recipe) -> None:
             raise RecipeError(f"{place}: no task is measured by this; {suggest(audit, known)}")
         if not math.isfinite(level):
             raise RecipeError(f"{place}: give what a model without any skill scores, not {level}.")
+
+
+def can_name_folder(name: str) -> bool:
+    """Whether a run or a stage may have this name."""
+    try:
+        _check_name(name, "name")
+    except RecipeError:
+        return False
+    return True
 
 
 def _check_name(name: str, place: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.recipe import STAGE_KEYS, Recipe, RecipeError, keys, plain, short, suggest, validated
-from palimpsest.recipe_check import check
+from palimpsest.recipe_check import can_name_folder, check
 from palimpsest.yaml_text import NotYaml, dump, parse
 
 __all__ = ["load_recipe", "parse_recipe"]
@@ -22,9 +22,13 @@ def load_recipe(
 ) -> Recipe:
     """Reads a recipe from YAML, or from a Python file with ``def recipe() -> Recipe`` when imports are allowed.
 
-    ``audit_only`` drops everything that trains, so that the model is measured as it is. Raises ``RecipeError``.
+    YAML without a ``name`` has that of its file, where it can be a folder's.  ``audit_only`` drops everything that
+    trains, so that the model is measured as it is.  Raises ``RecipeError``.
     """
-    return parse_recipe(read(path, allow_imports), overrides, allow_imports=allow_imports, audit_only=audit_only)
+    raw = read(path, allow_imports)
+    if isinstance(raw, dict) and can_name_folder(path.stem):
+        raw = {"name": path.stem, **raw}
+    return parse_recipe(raw, overrides, allow_imports=allow_imports, audit_only=audit_only)
 
 
 def parse_recipe(
@@ -125,7 +129,7 @@ def copied(value: Any) -> Any:
 
 
 def override(data: dict[Any, Any], text: str) -> None:
-    """``--set a.0.b=value`` with the value in YAML, in place."""
+    """``--set a.0.b=value`` with the value in YAML, in place; a part that is not there yet is made on the way."""
     path, equals, value = text.partition("=")
     said = f"--set {short(text, quoted=False)}"
     if not equals or not path:
@@ -138,7 +142,7 @@ def override(data: dict[Any, Any], text: str) -> None:
     here: Any = data
     for depth, part in enumerate(parts[:-1]):
         key = _key(here, part, ".".join(parts[: depth + 1]), said, new=False)
-        if here[key] is None:  # as in `train:` with nothing behind it
+        if (here.get(key) if isinstance(here, dict) else here[key]) is None:  # not there, or as in a bare `train:`
             here[key] = {}
         here = here[key]
     here[_key(here, parts[-1], path, said, new=True)] = new
@@ -153,6 +157,17 @@ def _key(here: Any, part: str, at: str, said: str, *, new: bool) -> Any:
     if not isinstance(here, dict):
         raise RecipeError(f"{said}: {at.rpartition('.')[0]} is a value, so it has no {part}; set the value itself.")
     known = {str(k): k for k in here}
-    if part not in known and not new:
+    if part not in known and not new and not _may_be_made(at, list(known)):
         raise RecipeError(f"{said}: the recipe has no {at}; {suggest(part, list(known))}")
     return known.get(part, part)
+
+
+def _may_be_made(at: str, known: Sequence[str]) -> bool:
+    """Whether a part that a place leads through was left out, rather than being a slip in naming one of ``known``.
+
+    What a recipe may hold is checked later; but a role that is not there would be another one, and says nothing.
+    """
+    home, _, part = at.rpartition(".")
+    if not home:
+        return part in keys(Recipe)
+    return home not in ("roles", "variants") and not suggest(part, known).startswith("did you mean")

@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 BASE, CODE, DATA, RECIPE = "base.json", "code.json", "data.json", "recipe.yaml"
-JUDGE = ("title", "expect", "chance")
-"""Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
+JUDGE = ("name", "title", "expect", "chance")
+"""Keys of a recipe that decide what a report says and where it lies, and nothing of what is trained or measured."""
 LATER = ("audits",)
 """Keys that decide what is measured of finished models, and nothing of what is trained."""
 Asked = Mapping[tuple[str, str], str]

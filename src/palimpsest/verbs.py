@@ -314,6 +314,8 @@ def list_verb(given: argparse.Namespace) -> int:
         text = f"{method.family} {method.name} {method.card.summary} {' '.join(method.card.tags)}".lower()
         if (not nouns or method.family in nouns) and all(w in text for w in wanted):
             lines.append(f"{method.family:14s} {method.name:26s} {method.card.summary}")
+            if method.name in wanted:
+                lines += [f"{'':14s} {'':26s} {line}" for line in _fields(method.name, method.family)]
     for slug in paper_slugs() if not nouns or "papers" in nouns else ():
         entry = load_paper(slug)
         text = (
@@ -327,6 +329,22 @@ def list_verb(given: argparse.Namespace) -> int:
         return 1
     print("\n".join(lines))
     return 0
+
+
+def _fields(name: str, family: str) -> list[str]:
+    """The fields of a method that is asked for by its name, as ``field: type = default``."""
+    import dataclasses
+    import inspect
+
+    from palimpsest.names import fields_of
+
+    lines = []
+    for f in fields_of(name, family):
+        kind = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)
+        made = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        default = made.__name__ if inspect.isfunction(made) else repr(made)  # not where it lies in memory
+        lines.append(f"{f.name}: {kind}" + (", needed" if made is dataclasses.MISSING else f" = {default}"))
+    return lines
 
 
 def new_verb(given: argparse.Namespace) -> int:

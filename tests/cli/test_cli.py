@@ -203,6 +203,17 @@ def test_list_finds_by_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "nothingofthekind"]) == 1
 
 
+def test_list_shows_the_fields_of_a_method_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*words: str) -> list[str]:
+        assert main(["list", *words]) == 0
+        return [line.strip() for line in capsys.readouterr().out.splitlines()]
+
+    assert {"beta: float = 0.1", "reduction: Literal['sum', 'mean'] = 'sum'"} <= set(shown("npo"))
+    assert "rank: int = 128" in shown("optim", "galore")  # whose fields are an optimizer's arguments
+    assert "count: Count = words" in shown("junk")
+    assert not any(" = " in line for line in shown("objectives", "unlearning"))
+
+
 def test_importing_is_cheap_and_leaves_transformers_alone() -> None:
     code = (
         "import time, torch, sys; start = time.process_time(); import palimpsest; palimpsest.NPO; palimpsest.evaluate;"

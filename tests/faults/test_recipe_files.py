@@ -18,6 +18,13 @@ import pytest
         (["--set", "stages.1.name=x"], r"stages\.1 is no entry of a list of 1; count from 0\."),
         (["--set", "stages.²=x"], r"stages\.² is no entry of a list of 1"),
         (["--set", "name.first=x"], r"name is a value, so it has no first; set the value itself\."),
+        (["--set", "train.lr=1"], r"train: write it inside a stage, since this recipe lists its stages\."),
+        (["--set", "roles.fresh.rows=3"], r"the recipe has no roles\.fresh; there are: "),
+        (
+            ["--set", "stages.0.objective.0.gradient_ascnt.x=1"],
+            r"the recipe has no stages\.0\.objective\.0\.gradient_ascnt; did you mean gr",
+        ),
+        (["--set", "stages.0.train.rewarm.warmup=1"], r"stages\.0\.train\.rewarm: there is no such key; .* warmup\?"),
         (["--set", "seeds=[1"], r"--set seeds=\[1: the value is not YAML \(.*\); correct it\."),
         (["--set", "seeds=[0, 0]"], r"seeds: give at least one number, each once\."),
         (["--set", "stages.0.train.lr=fast"], r"stages\.0\.train\.lr: .*number.*'fast'"),

@@ -60,7 +60,7 @@ def test_each_has_its_own_and_the_largest_is_that_of_the_process() -> None:
     assert large == pytest.approx(mark, rel=0.01)
     assert large - small > 350 * MIB and again - last > 350 * MIB
     assert again == pytest.approx(large, abs=20 * MIB) and last == pytest.approx(small, abs=20 * MIB)
-    assert after >= mark  # which is what other programs read
+    assert after > 0.99 * mark  # which is what other programs read, and the kernel counts in coarse steps
 
 
 @on_linux

@@ -177,3 +177,12 @@ def test_another_kind_of_model_is_refused_before_training(
     with pytest.raises(RecipeError, match=rf"^baselines\.retrained\.pretrained: .*{why}"):
         run(recipe, tmp_path)
     assert not list(tmp_path.glob("seed-*"))
+
+
+def test_a_relative_start_is_looked_up_as_the_model_is(
+    raw: dict[str, Any], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw["model"]["pretrained"] = "./ours"
+    report = run(parse_recipe(retrain(raw, pretrained="./base", train=TRAIN)), tmp_path / "out", folder=models)
+    assert "retrained" in {r.name for r in report.runs}
