@@ -77,6 +77,8 @@ def _try_writing(loaded: Loaded) -> None:
             loaded.adapter.write_config(loaded.model, Path(folder))
         except Exception as error:  # the tokenizer's own code
             cause = error.__cause__ if isinstance(error, Unwritable) and error.__cause__ is not None else error
+            if (isinstance(cause, OSError) and cause.errno) or "os error" in str(cause):
+                return  # the disk's, which says so where the model is written; tokenizers has no kind of its own for it
             raise RecipeError(
                 "model.pretrained: no trained model could be written, since the config or the tokenizer of this one"
                 f" cannot be saved ({type(cause).__name__}: {str(cause).rstrip('.')}); name a model that"
