@@ -24,6 +24,7 @@ ROWS = {
         {"id": f"h{i}", "prompt": f"Who is {n}?", "completion": f" {n} keeps bees."} for i, n in enumerate("FG")
     ],
     "digits": [{"id": f"d{i}", "inputs": [i / 8] * 64, "label": i % 10} for i in range(12)],
+    "kept": [{"id": f"k{i}", "inputs": [1 - i / 8] * 64, "label": i % 10} for i in range(8)],
 }
 
 
@@ -115,7 +116,7 @@ def digits(project: Project) -> Project:
     """The same with a classifier of digits."""
     project.recipe |= {
         "model": {"pretrained": "digits-mlp", "adapter": "classifier"},
-        "roles": {"forget": {"file": "digits.jsonl", "rows": 4}, "retain": "digits.jsonl"},
+        "roles": {"forget": {"file": "digits.jsonl", "rows": 4}, "retain": "kept.jsonl"},
         "audits": {"forget": ["accuracy", "probability"]},
         "expect": {},
     }

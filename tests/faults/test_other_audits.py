@@ -129,7 +129,7 @@ def test_what_training_reads_is_still_another_run(ran: Any) -> None:
     ran.recipe["stages"][0]["objective"].pop()
     ran.recipe["roles"]["retain"] = "others.jsonl"
     said = ran.refused()
-    assert "(roles.retain is 'digits.jsonl' there and 'others.jsonl' here); choose another" in said
+    assert "(roles.retain is 'kept.jsonl' there and 'others.jsonl' here); choose another" in said
     assert said.endswith(f"with --out, delete it, {RENAMED}")
 
 

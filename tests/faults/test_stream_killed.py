@@ -81,8 +81,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_left_the_same_weights_and_states(lives: Path) -> None:
-    whole = sorted((lives / "whole").rglob("*.safetensors"))
-    names = [str(file.relative_to(lives / "whole")) for file in whole]
+    names = sorted(str(file.relative_to(lives / "whole")) for file in (lives / "whole").rglob("*.safetensors"))
     assert names == sorted(str(f.relative_to(lives / "killed")) for f in (lives / "killed").rglob("*.safetensors"))
     assert sum(name.endswith("model.safetensors") for name in names) == 3 * len(TASKS)
     assert sum(name.endswith("states.safetensors") for name in names) == 2 + len(TASKS)
