@@ -39,8 +39,9 @@ def test_the_recipes_are_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "@dataclass(frozen=True)\nclass Focal(Objective):\n    gamma: float = 2.0\n\n"
         "    def __call__(self, view, state=None):\n        return -view.logp\n"
     )
-    assert len(BLOCKS) == 4
-    first, preferences, companion, last = (parse_recipe(parse(block), allow_imports=True) for block in BLOCKS)
+    assert len(BLOCKS) == 5
+    first, preferences, notes, companion, last = (parse_recipe(parse(block), allow_imports=True) for block in BLOCKS)
     assert len(first.stages[0].objective) == 2 and first.seeds == [0, 1, 2] and last.name == "run"
     assert preferences.stages[0].objective[0]["on"] == ["chosen", "rejected"]
+    assert notes.model.end_of_text and notes.roles["notes"]["split"] is True
     assert companion.start == 1 and companion.stages[0].starts == "full_copy" and len(companion.variants) == 2
