@@ -63,7 +63,8 @@ class Objective:
     several processes unless it ``gathers`` their rows itself.  ``even`` says that every item is the same multiple of
     ``view.logp``, which saves ``logp`` a quarter of its arithmetic.  ``ranks`` says that of two items the one with the
     larger value has more to be learned; it is False where all items carry the value of their batch, or one that means
-    something else.
+    something else.  ``forgets`` is the place of the role, among those of the term, whose rows the model is to forget;
+    None where there is none.
     """
 
     unit: ClassVar[Unit] = "token"
@@ -74,6 +75,7 @@ class Objective:
     even: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
+    forgets: ClassVar[int | None] = None
     __pydantic_config__: ClassVar[Mapping[str, bool]] = {"arbitrary_types_allowed": True}
     """For ``names.build``: a field may hold another objective, which is checked by its class."""
 

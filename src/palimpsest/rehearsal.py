@@ -23,7 +23,7 @@ from palimpsest.recipe import Recipe, RecipeError, Spec, Stage
 from palimpsest.recipe_parts import compile_audits_of, compile_objective
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
-from palimpsest.stage import WritesConfig
+from palimpsest.stage_folder import WritesConfig
 
 __all__ = ["ChecksPrompts", "rehearse", "rehearse_loaded"]
 
@@ -89,11 +89,19 @@ def _try_writing(loaded: Loaded) -> None:
             loaded.adapter.write_config(loaded.model, Path(folder))
         except Exception as error:  # the tokenizer's own code
             cause = error.__cause__ if isinstance(error, Unwritable) and error.__cause__ is not None else error
+            if _of_the_disk(cause):  # of this one, which says nothing of the run folder's
+                return
             raise RecipeError(
                 "model.pretrained: no trained model could be written, since the config or the tokenizer of this one"
                 f" cannot be saved ({type(cause).__name__}: {str(cause).rstrip('.')}); name a model that"
                 " save_pretrained can write."
             ) from error
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether a file could not be written, rather than one that the tokenizer was read from be found."""
+    missing = isinstance(error, FileNotFoundError)
+    return not missing and (isinstance(error, OSError) or "(os error " in str(error))  # tokenizers' own kind
 
 
 def _try_all_audits(recipe: Recipe, rows: Mapping[str, Sequence[Row]], subject: _Silent, allow_imports: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from palimpsest.audit import Row
@@ -32,14 +33,17 @@ def check_split(spec: Mapping[str, Any], place: str, recipe: Recipe) -> None:
         raise RecipeError(f"{place}.split: only rows of a language model have tokens; remove it.")
 
 
-def split_texts(recipe: Recipe, rows: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-    """The rows of each role that says ``split``, cut to what the model reads at once. Raises ``RecipeError``."""
+def split_texts(recipe: Recipe, rows: Mapping[str, list[Row]], base: Path | None) -> dict[str, list[Row]]:
+    """The rows of each role that says ``split``, cut to what the model reads at once, which lies at ``base``.
+
+    Raises ``RecipeError``.
+    """
     wanted = [role for role, spec in recipe.roles.items() if isinstance(spec, dict) and spec.get("split")]
     if not wanted:
         return {}
     from palimpsest.loaded import load_model
 
-    adapter = load_model(recipe).adapter
+    adapter = load_model(recipe, base=base).adapter
     assert isinstance(adapter, CutsTexts)  # of a language model, as check_split found
     found: dict[str, list[Row]] = {}
     for role in wanted:
@@ -51,7 +55,7 @@ def split_texts(recipe: Recipe, rows: Mapping[str, list[Row]]) -> dict[str, list
     return found
 
 
-def token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Callable[[Row], int]:
+def token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]], base: Path | None) -> Callable[[Row], int]:
     """How many tokens of a row the recipe's model is scored on; rows that it cannot read are found before it is loaded.
 
     Raises ``ValueError``.
@@ -63,5 +67,5 @@ def token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Callable
         for number, row in enumerate(own, 1):
             scored(row, f"{role} row {number}")
 
-    adapter = load_model(recipe).adapter
+    adapter = load_model(recipe, base=base).adapter
     return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")

@@ -151,6 +151,8 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["seeds"] = [1]
     remedy = "; choose another folder with --out, or delete it."
     assert f"out holds a run of another recipe (seeds.0 is 0 there and 1 here){remedy}" in digits.refused()
+    digits.recipe["seeds"] = [0, 2]
+    assert f"out holds a run of another recipe (seeds.1 is not given there and 2 here){remedy}" in digits.refused()
     digits.recipe["seeds"] = [0]
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
@@ -228,13 +230,21 @@ def test_a_model_that_could_not_be_written_is_not_trained(project: Any, monkeypa
     """Else an hour of training would end with its tokenizer's error; what is only measured need not be written."""
 
     def fails(*_: object, **__: object) -> None:
-        raise NotImplementedError("this tokenizer has no vocabulary file.")
+        raise errors[-1]
+
+    errors: list[Exception] = [NotImplementedError("this tokenizer has no vocabulary file.")]
 
     monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", fails)
     monkeypatch.setattr("palimpsest.stage.fit", lambda *_, **__: pytest.fail("it was trained"))
     said = project.refused()
     assert "model.pretrained: no trained model could be written, since the config or the tokenizer of this one" in said
     assert "(NotImplementedError: this tokenizer has no vocabulary file); name a model that save_pretrained" in said
+    errors.append(FileNotFoundError(errno.ENOENT, "No such file or directory", "vocab.json"))
+    assert "(FileNotFoundError: " in project.refused()
+    for full in (OSError(errno.ENOSPC, "No space left on device"), Exception("No space left on device (os error 28)")):
+        errors.append(full)
+        with pytest.raises(pytest.fail.Exception, match="it was trained"):  # of the temporary folder, not of the run's
+            project.run()
     del project.recipe["stages"], project.recipe["baselines"], project.recipe["expect"]
     assert project.run(verb="audit", out="audited")[0] == 0
 
@@ -305,7 +315,7 @@ def test_compare(digits: Any) -> None:
     assert "first is named twice; compare different run folders." in said("first", "first")
     assert "nothing holds no finished run; finish it with palimpsest run, or name another" in said("first", "nothing")
     assert "forget/accuracy: the item 'd0' stands in only one of" in said("first", "others")
-    assert "ran the seeds [1] and before [0]; compare runs of the same seeds." in said("first", "seeded")
+    assert "first ran the seeds [0] and seeded [1]; compare runs of the same seeds." in said("first", "seeded")
     (folder / "second" / "report.json").rename(folder / "second" / "hidden")
     assert "second holds no finished run" in said("first", "second")
     (folder / "second" / "hidden").rename(folder / "second" / "report.json")

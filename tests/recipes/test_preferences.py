@@ -117,10 +117,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "says"), REFUSED, ids=["fewer", "reversed"])
 def test_other_rows_are_refused_before_a_model_is_loaded(
-    recipe: dict[str, Any], tmp_path: Path, change: Any, says: str
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, says: str
 ) -> None:
     written(tmp_path, "others.jsonl", change(pairs("Who makes")))
     recipe["roles"]["rejected"]["file"] = "others.jsonl"
-    recipe["model"]["pretrained"] = str(tmp_path / "nothing")
+    monkeypatch.setattr("palimpsest.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(RecipeError, match=says):
         result(recipe, tmp_path)

@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, answer_column, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, answer_column, as_text, column, role_rows, row_ids
 
 __all__ = ["METHOD", "MultipleChoice", "chosen"]
 
@@ -60,7 +60,7 @@ class MultipleChoice:
         prompts, right = (column(rows, c, role, "multiple_choice") for c in (asked_in, answered))
         wrong = answer_column(rows, perturbed, role, "multiple_choice")
         asked = [
-            {"prompt": prompt, "completion": answer}
+            {"prompt": prompt, "completion": as_text(answer)}
             for prompt, r, w in zip(prompts, right, wrong, strict=True)
             for answer in (r, *w)
         ]

@@ -131,10 +131,7 @@ class SeveralBudgets:
         on_step: Callable[[Progress], None] | None = None,
         previous: States | None = None,
     ) -> Result:
-        """Killed and called again, or called with further budgets, it goes on to the same weights of every budget.
-
-        Other settings than those of the main branch in ``folder`` are refused.
-        """
+        """Killed and called again, or with further budgets and the same settings, it goes on to the same weights."""
         schedule = self.check_training(training)
         if folder is None:
             raise ValueError("several_budgets keeps a model for every budget; give it a folder.")
