@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from palimpsest.audit import Row
 from palimpsest.augment import Augment
-from palimpsest.data import load_rows, located, row_digest, row_key
+from palimpsest.data import load_rows, located, row_digest
 from palimpsest.mix import check_shares, mixed
 from palimpsest.procedure import Rewrite, takes
 from palimpsest.recipe import Recipe, RecipeError, keys, short, suggest, validated
 from palimpsest.recipe_parts import compile_part
 from palimpsest.roles import Answers, Derived
+from palimpsest.row_tokens import check_split, split_texts, token_counter
 
 __all__ = [
     "check_audited_roles",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 KEYS = {
-    "file": ("file", "columns", "rows"),
+    "file": ("file", "columns", "rows", "split"),
     "rewrite": ("rewrite", "of"),
     "mix": ("mix", "rows", "tokens", "seed"),
     "answers": ("answers", "to", "column"),
@@ -91,6 +92,8 @@ def check_roles(recipe: Recipe, *, allow_imports: bool = False) -> None:
             key = short(unknown[0], quoted=False)
             raise RecipeError(f"{place}.{key}: there is no such key; {suggest(str(unknown[0]), allowed or ())}")
         _check_values(kind, spec, place, allow_imports)
+        if kind == "file" and isinstance(spec, dict):
+            check_split(spec, place, recipe)
         if kind == "mix":
             _check_mix(spec, place, recipe)
         named = list(spec if kind == "union" else spec["mix"] if kind == "mix" else [])
@@ -216,6 +219,7 @@ def load_roles(
         except (ValueError, LookupError, TypeError, OverflowError, OSError, ImportError) as error:
             text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
             raise RecipeError(text if text.startswith(place) else f"{place}: {text}") from None
+    rows |= split_texts(recipe, rows, base)
     for role, spec in recipe.roles.items():
         if isinstance(spec, dict) and "rewrite" in spec:
             rows[role] = _rewritten(spec, f"roles.{role}", rows[spec["of"]])
@@ -258,7 +262,7 @@ def _mix(
 ) -> list[Row]:
     try:
         own = {role: rows[role] for role in parts_of(spec)}
-        count = _token_counter(recipe, own, base) if "tokens" in spec else None
+        count = token_counter(recipe, own, base) if "tokens" in spec else None
         return mixed(
             rows, spec["mix"], rows=spec.get("rows"), tokens=spec.get("tokens"), count=count, seed=spec.get("seed", 0)
         )
@@ -266,22 +270,6 @@ def _mix(
         raise
     except ValueError as error:
         raise RecipeError(f"{place}: {error}") from None
-
-
-def _token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]], base: Path | None) -> Callable[[Row], int]:
-    """How many tokens of a row the recipe's model is scored on; rows that it cannot read are found before it is loaded.
-
-    Raises ``ValueError``.
-    """
-    from palimpsest.loaded import load_model, row_checks
-
-    scored, _ = row_checks(recipe.model)
-    for role, own in rows.items():
-        for number, row in enumerate(own, 1):
-            scored(row, f"{role} row {number}")
-
-    adapter = load_model(recipe, base=base).adapter
-    return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")
 
 
 def _refuse_twins(role: str, rows: Sequence[Row]) -> None:

@@ -69,6 +69,15 @@ def test_the_first_role_and_the_others_keep_their_own_order() -> None:
     assert not torch.equal(alone["rejected"]["index"], joined["rejected"]["index"])
 
 
+def test_what_was_handed_out_is_known_afterwards() -> None:
+    """k-FPF asks which rows of a stream have passed."""
+    roles = data()
+    (batch,) = roles.window(1, 5, seed=3, pairs=PAIRED.pairs)
+    for role in NAMES:
+        places = [roles.position(role, place, 3, PAIRED.pairs)[0] for place in range(5, 10)]
+        assert places == batch[role]["index"].tolist()
+
+
 def test_roles_that_hang_together_have_one_leader() -> None:
     assert leaders([("a", "b"), ("c", "d"), ("e", "e")]) == {"a": "a", "b": "a", "c": "c", "d": "c", "e": "e"}
     assert leaders([("a", "b"), ("c", "d"), ("d", "b")]) == dict.fromkeys("abcd", "a")

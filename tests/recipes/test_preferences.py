@@ -66,9 +66,9 @@ def answers_of(folder: Path) -> list[torch.Tensor]:
     return [torch.stack([logp.sum() for logp in subject.logp(own)]) for own in asked]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("accumulation", "loop"), [(1, "plain"), (2, "plain"), (2, "trainer")])
 def test_every_pair_is_a_row_of_the_file(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, loop: str
 ) -> None:
     seen: list[tuple[list[int], list[int]]] = []
     real = Preference.__call__
@@ -78,7 +78,7 @@ def test_every_pair_is_a_row_of_the_file(
         return real(self, view, state)
 
     monkeypatch.setattr(Preference, "__call__", watched)
-    recipe["train"] = {"steps": 6, "batch": 4, "accumulation": accumulation, "lr": 1e-3}
+    recipe["train"] = {"steps": 6, "batch": 4, "accumulation": accumulation, "lr": 1e-3, "loop": loop}
     recipe["seeds"] = [0, 5]
     report = result(recipe, tmp_path)
     assert len(seen) == 12 * accumulation and all(chosen == rejected for chosen, rejected in seen)
@@ -117,10 +117,10 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "says"), REFUSED, ids=["fewer", "reversed"])
 def test_other_rows_are_refused_before_a_model_is_loaded(
-    recipe: dict[str, Any], tmp_path: Path, change: Any, says: str
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, says: str
 ) -> None:
     written(tmp_path, "others.jsonl", change(pairs("Who makes")))
     recipe["roles"]["rejected"]["file"] = "others.jsonl"
-    recipe["model"]["pretrained"] = str(tmp_path / "nothing")
+    monkeypatch.setattr("palimpsest.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(RecipeError, match=says):
         result(recipe, tmp_path)

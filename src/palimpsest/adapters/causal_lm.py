@@ -20,7 +20,8 @@ from torch.nn.functional import pad
 
 from palimpsest.adapters.causal_lm_subject import CausalLMSubject
 from palimpsest.adapters.packing import Packing, packing
-from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
+from palimpsest.adapters.pieces import cut
+from palimpsest.adapters.rows_to_tokens import Tokens, check_row, complete, prompt_ids
 from palimpsest.audit import Row
 from palimpsest.checkpoint import unwritable, write_text
 from palimpsest.intervention import changes_logits
@@ -76,11 +77,36 @@ class CausalLM:
     def encode(self, row: Row, place: str = "row") -> Example:
         """Token ids [T] and labels [T] (-100 where not scored)."""
         ids, start = complete(row, self.tokens, place)
-        self._fits(len(ids), place)
+        self._fits(len(ids), place, " (split: true in a file's role cuts texts)" if "text" in row else "")
         if len(ids) <= max(start, 1):
             raise ValueError(f"{place}: no token is left to be scored; give the completion some text.")
         labels = [IGNORE] * start + ids[start:]
         return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+    def pieces(self, row: Row, place: str = "row") -> list[Row]:
+        """The row, or where its ``text`` is longer than ``max_length``, rows of its parts, with the ids ``id#1``, ….
+
+        All of them but the last ``continues``, so that no end token stands behind them.
+        """
+        check_row(row, place, chat=self.chat)
+        if "prompt" in row or "messages" in row:
+            raise ValueError(f"{place} is no plain text, and only such rows can be cut; shorten it, or remove split.")
+
+        def length(text: str) -> int:
+            return len(complete({"text": text}, self.tokens, place)[0]) if text.strip() else 0
+
+        text = row["text"]
+        if length(text) <= self.max_length:
+            return [row]
+        starts = self.tokens.starts(text, place)
+        try:
+            parts = cut(text, starts, length, self.max_length)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}; raise model.max_length.") from None
+        parts = [part for part in parts if part.strip()]
+        named = [{"id": f"{row['id']}#{i}"} if "id" in row else {} for i in range(1, len(parts) + 1)]
+        goes_on = [*({"continues": True} for _ in parts[:-1]), {}]
+        return [{**row, "text": p, **own, **end} for p, own, end in zip(parts, named, goes_on, strict=True)]
 
     def prompt(self, row: Row, place: str = "row") -> list[int]:
         """Token ids from which an answer is generated."""
@@ -88,11 +114,11 @@ class CausalLM:
         self._fits(len(ids), place)
         return ids
 
-    def _fits(self, length: int, place: str) -> None:
+    def _fits(self, length: int, place: str, beside: str = "") -> None:
         if length > self.max_length:
             raise ValueError(
                 f"{place} has {length} tokens, but max_length is {self.max_length}; shorten the row or raise"
-                " model.max_length."
+                f" model.max_length{beside}."
             )
 
     def collate(self, examples: Sequence[Example]) -> Batch:

@@ -5,7 +5,8 @@ What stands in them is text: a null or a number is refused, not spelled out.
 With a prompt, only the completion is scored; of messages, the last one.  Prompt and completion are tokenized
 apart and joined, so that a question asked later is tokenized exactly as it was in training.  An audit may also ask
 for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.  A completion ends
-with the end token, a ``text`` only with ``end_of_text``: it may be a passage of something longer.
+with the end token, a ``text`` only with ``end_of_text``: it may be a passage of something longer.  A piece of a text
+that goes on in the next row has ``continues``, and never ends with it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ class Tokens:
         """Token ids of a text."""
         found: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return found
+
+    def starts(self, text: str, place: str) -> list[int]:
+        """Where in ``text`` its tokens begin. Raises ``ValueError`` for a tokenizer that cannot tell."""
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"{place}: this tokenizer cannot tell where its tokens stand in a text; cut it before.")
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [start for start, _ in found]
 
 
 def _refuse_no_text(value: Any, column: str, place: str, wanted: str = "text") -> None:
@@ -157,7 +165,8 @@ def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
     eos = tokens.tokenizer.eos_token_id
     if "text" in row and "prompt" not in row and "messages" not in row:
         ids = tokens.ids(row["text"], special=True)
-        ends = tokens.end_of_text and eos is not None and ids[-1:] != [eos]  # some tokenizers write it themselves
+        ends = tokens.end_of_text and not row.get("continues") and eos is not None
+        ends = ends and ids[-1:] != [eos]  # some tokenizers write it themselves
         return [*ids, eos] if ends else ids, 1
     start = prompt_ids(row, tokens, place)
     conversation = _conversation(row, tokens.chat, place)
