@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from statistics import fmean
 
 import torch
 
@@ -14,7 +15,7 @@ from palimpsest.audit import Row, Scores
 from palimpsest.report import Change, Curve, Item, Matrix, Report, Run, Score, Versus
 from palimpsest.verdict import Verdict, judge, parse_expectation
 
-__all__ = ["Measurements", "build_report"]
+__all__ = ["Measurements", "build_report", "over_seeds"]
 
 Measurements = Mapping[str, Mapping[int, Sequence[Scores]]]
 """Run name -> seed -> what was measured; every ``Scores`` names its role and its audit."""
@@ -284,3 +285,14 @@ def _prompt_and_target(row: Row) -> tuple[str, str]:
     prompt = row.get("prompt", row.get("text", ""))
     target = row.get("completion", row.get("label", ""))
     return str(prompt), str(target)
+
+
+def over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]

@@ -2,9 +2,10 @@
 
 The run folder holds what is finished, so the same command goes on where a killed run stopped: trained stages are
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
-with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
+with other audits, seeds, variants and baselines: what is new is trained and asked, and the report has no others.
 
     run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/stages.yaml                       the stages of every model that it has ever had
     run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
@@ -22,7 +23,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -34,7 +34,7 @@ from palimpsest.environment import environment, own_commit
 from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
-from palimpsest.measure import build_report
+from palimpsest.measure import build_report, over_seeds
 from palimpsest.plans import Plan, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, RecipeError, to_yaml
@@ -53,6 +53,7 @@ from palimpsest.run_folder import (
     commits_of,
     finished,
     keep,
+    made_here,
     measured_in,
     read_scores,
 )
@@ -121,7 +122,8 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    other = agreed(lambda: claim(out, recipe))
+    own = plans(recipe, allow_imports=allow_imports)
+    other = agreed(lambda: claim(out, recipe, own))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
@@ -129,14 +131,14 @@ def run(
     agreed(lambda: claim_data(out, digests))
     report = agreed(partial(finished, out, recipe))
     if report is not None:
-        agreed(partial(keep, out, recipe, digests))
+        agreed(partial(keep, out, recipe, own, digests))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
         for caution in cautions(recipe, allow_imports=allow_imports):
             told.note(caution)
-        work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
+        work = _Work(recipe, own, out, rows, answers, digests, told, allow_imports)
         if other:
-            told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
+            told.note(f"{out} holds this run with other {' and '.join(other)}; what is trained is read back.")
         agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)
@@ -181,6 +183,7 @@ class _Work:
     """What one ``run`` keeps while it goes through plans and seeds."""
 
     recipe: Recipe
+    plans: Sequence[Plan]
     out: Path
     rows: Mapping[str, Sequence[Row]]
     answers: Mapping[str, Answers | Derived]
@@ -194,8 +197,7 @@ class _Work:
     watched: dict[str, dict[int, list[Watched | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.plans = plans(self.recipe, allow_imports=self.allow_imports)
-        self.folders = stage_folders(self.plans)
+        self.folders = stage_folders(agreed(partial(made_here, self.out, self.plans)))
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
         self.asked = asked_of(self.recipe.audits)
         self.parts = len(self.recipe.seeds) * sum(
@@ -223,7 +225,7 @@ class _Work:
         self._encode(roles)
         if seed == self.recipe.seeds[0]:
             rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
-            agreed(partial(keep, self.out, self.recipe, self.digests))
+            agreed(partial(keep, self.out, self.recipe, self.plans, self.digests))
         starts = {"pretrained": _Start(_weights(loaded.model))}
         for plan in self.plans:
             start = starts[plan.start]
@@ -332,7 +334,7 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            _over_seeds(self.curves),
+            over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment() | commits_of(self.out),
@@ -374,17 +376,6 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
-
-
-def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
-    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
-    found: dict[tuple[str, str], list[dict[float, float]]] = {}
-    for curve in curves:
-        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
-    return [
-        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
-        for (run, name), seeds in found.items()
-    ]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
