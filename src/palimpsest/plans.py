@@ -52,8 +52,9 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 def made_by(own: Sequence[Plan]) -> dict[str, Any]:
-    """Plan -> ``{"start": ..., "stages": [...]}`` as plain data, which is all that its model depends on."""
-    return {plan.name: {"start": plan.start, "stages": [plain(stage) for stage in plan.stages]} for plan in own}
+    """Plan -> what its model depends on, ``{"start": ..., "stages": [...]}`` as plain data."""
+    told = ("name", "kind", "label", "places")
+    return {plan.name: {key: value for key, value in plain(plan).items() if key not in told} for plan in own}
 
 
 def stage_folders(made: Mapping[str, Any]) -> dict[tuple[str, int], Path]:
@@ -63,10 +64,11 @@ def stage_folders(made: Mapping[str, Any]) -> dict[tuple[str, int], Path]:
     found: dict[tuple[str, int], Path] = {}
     for name, own in made.items():
         chain = list(made["before"]["stages"]) if own["start"] == "before" else []
+        root = {key: value for key, value in own.items() if key not in ("start", "stages")}
         for number, stage in enumerate(own["stages"]):
             chain.append(stage)
             folder = Path(name) / f"{number}-{stage.get('name', '')}"
-            found[name, number] = first.setdefault(repr(chain), folder)
+            found[name, number] = first.setdefault(repr((root, chain)), folder)
     return found
 
 

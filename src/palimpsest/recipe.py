@@ -277,8 +277,8 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"there are: {', '.join(known) or 'none'}."
 
 
-def plain(part: Recipe | Stage) -> dict[str, Any]:
-    """A resolved recipe, or a stage of it, as plain data, without the optional keys that are empty."""
+def plain(part: object) -> dict[str, Any]:
+    """A resolved recipe, or a part of it, as plain data, without the optional keys that are empty."""
 
     def tidy(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

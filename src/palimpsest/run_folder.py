@@ -40,8 +40,10 @@ __all__ = [
 CODE, DATA, MADE, RECIPE = "code.json", "data.json", "stages.yaml", "recipe.yaml"
 JUDGE = ("title", "expect", "chance")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
-LATER = ("audits", "seeds", "variants", "baselines")
-"""Keys that decide which models there are and what is measured of them; ``stages.yaml`` knows what made each model."""
+LATER = ("audits",)
+"""Keys that decide what is measured of finished models, and nothing of what is trained."""
+MODELS = ("seeds", "variants", "baselines")
+"""Keys that decide which models there are; ``stages.yaml`` knows what made each."""
 Asked = Mapping[tuple[str, str], str]
 """(role, audit) -> a digest of the audit's specification, by which its lines among the scores are known."""
 RENAME = "or, where only audits read these rows, give the new ones a role of another name"
@@ -50,7 +52,7 @@ _MISSING = object()
 
 
 def claim(out: Path, recipe: Recipe, own: Sequence[Plan]) -> list[str]:
-    """Makes the folder this recipe's, or refuses one that is somebody else's; returns which of ``LATER`` are others.
+    """Makes the folder this recipe's, or refuses one that is somebody else's; returns which of these keys differ.
 
     A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.  A recipe that differs
     in its title, in what it expects, in its audits, seeds, variants or baselines, or by roles that came or went with
@@ -80,12 +82,12 @@ def claim(out: Path, recipe: Recipe, own: Sequence[Plan]) -> list[str]:
 
 
 def _other(kept: Path, recipe: Recipe, out: Path) -> list[str]:
-    """Which of ``LATER`` a kept recipe has otherwise; refuses a recipe that differs in what all models stand on."""
+    """Which of ``LATER`` and ``MODELS`` a kept recipe has otherwise; refuses one that differs in more."""
     if kept.read_text(encoding="utf-8") == to_yaml(recipe):
         return []
     there, here = _read(kept), parse(to_yaml(recipe))
     # Where nothing says what made the models, a variant may be another than the one whose name it has.
-    later = LATER if (out / MADE).exists() else ("audits", "seeds")
+    later = (*LATER, *MODELS) if (out / MADE).exists() else (*LATER, "seeds")
     found = " that cannot be read" if there is None else _difference(there, here, later)
     if there is None or found:
         rest = f"delete it, {RENAME}" if found.startswith(" (roles.") else "or delete it"
@@ -97,11 +99,12 @@ def _refuse_made_otherwise(out: Path, own: Sequence[Plan]) -> None:
     """Refuses a plan of which the folder holds something that other stages made."""
     kept, here = _made_there(out), _plain(own)
     for plan in own:
-        if plan.name not in kept or kept[plan.name] == here[plan.name]:
-            continue
-        trees = [{"start": m["start"], **dict(enumerate(m["stages"]))} for m in (kept[plan.name], here[plan.name])]
-        if any(p.is_file() for seed in out.glob("seed-*") for p in (seed / plan.name).rglob("*")):
-            where = _told_parting(*trees, (f"{plan.kind}s", plan.name))
+        both = [made[plan.name] for made in (kept, here) if plan.name in made]
+        trees = [{**made, "stages": {}, **dict(enumerate(made["stages"]))} for made in both]
+        if both[0] != both[-1] and any(
+            p.is_file() for seed in out.glob("seed-*") for p in (seed / plan.name).rglob("*")
+        ):
+            where = _told_parting((f"{plan.kind}s", plan.name), *trees)
             named = " give it another name," if plan.kind == "variant" else ""
             raise RecipeError(
                 f"{out} holds a run of another recipe{where}; choose another folder with --out,{named} or delete"
@@ -146,10 +149,11 @@ def _difference(there: dict[str, Any], here: dict[str, Any], later: Sequence[str
         | {"roles": {role: spec for role, spec in tree["roles"].items() if role in both}}
         for tree in (there, here)
     ]
-    return _told_parting(*trees, ())
+    return _told_parting((), *trees)
 
 
-def _told_parting(there: Any, here: Any, home: tuple[str, ...]) -> str:
+def _told_parting(home: tuple[str, ...], there: Any, here: Any) -> str:
+    """Where two trees at ``home`` part first, as a half-sentence; empty where they do not."""
     found = _parting(there, here, home)
     if found is None:
         return ""
