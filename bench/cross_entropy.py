@@ -10,7 +10,11 @@ cut-cross-entropy and liger-kernel where they are installed.
 Milliseconds are medians after warm-up by CUDA events, with the 10th and 90th percentile of both; ``beyond`` is the peak
 of a forward and backward beyond inputs and gradients.  Errors are relative, against float32 products of the same
 inputs: of dE, of dC, and of the row of dE that is hit hardest.  ``floor`` is what the matrix products alone take here:
-three as without recomputation, four with.  ``--shapes tiny`` runs in seconds without a GPU and measures nothing.
+three as without recomputation, four with.
+
+On a card, tiles are tried before the ways of a shape, and the fastest are used (``--no-tune``: those of ``tiles.py``).
+What was measured is in ``--json`` at once, however the run ends.  ``--shapes tiny`` runs in seconds without a GPU and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from _clock import Clock, timed
 from palimpsest.kernels.cut_cross_entropy import linear_cross_entropy
 from palimpsest.kernels.cut_cross_entropy.plan import Shape, plan
 
@@ -121,36 +126,6 @@ def ways(device: torch.device, eps: float) -> dict[str, Loss]:
     return found
 
 
-class Clock:
-    """Milliseconds between moments, on the device's own time where it has one."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-
-    def now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def between(self, first: Any, second: Any) -> float:
-        if not self.cuda:
-            return (second - first) * 1e3
-        second.synchronize()
-        return float(first.elapsed_time(second))
-
-
-def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median milliseconds, after two calls that do not count."""
-    clock, moments = Clock(device), []
-    for _ in range(repeats + 2):
-        first = clock.now()
-        run()
-        moments.append((first, clock.now()))
-    return statistics.median(clock.between(*pair) for pair in moments[2:])
-
-
 def floor(e: Tensor, c: Tensor, repeats: int) -> tuple[float, float]:
     """Milliseconds of the product that makes all logits, and of the two that make the gradients from theirs."""
     device, logits = e.device, torch.empty(len(e), len(c), dtype=e.dtype, device=e.device)
@@ -222,44 +197,6 @@ def kept(given: tuple[Tensor, Tensor, Tensor], eps: float) -> tuple[float, float
     return choice.share, float(choice.dropped.mean()), float(choice.dropped.max())
 
 
-def tune(e: Tensor, c: Tensor, targets: Tensor, repeats: int = 5) -> dict[str, Any]:
-    """Tries the tiles of the two kernels that make logits and sets the fastest, for this run."""
-    from palimpsest.kernels.cut_cross_entropy import driver, filtered, tiles
-
-    n, fixed = len(e), tiles.tiles_for(e.device, e.dtype)
-    head = driver.Head(c, None, None, 1.0)
-    columns = min(4096, len(c))
-    part, out = head.between(0, columns), torch.empty(n, columns, dtype=e.dtype, device=e.device)
-    zeros = torch.zeros(n, device=e.device)
-    upstream = driver.Upstream(targets, zeros, zeros, zeros)
-    runs = {
-        "log_sum": lambda: driver.log_sums(e, head),
-        "signal": lambda: driver.signal(e, part, 0, upstream, out),
-    }
-    times: dict[str, Any] = {}
-    for name, run in runs.items():
-        found = {}
-        for tile in {getattr(fixed, name): None, **dict.fromkeys(tiles.CANDIDATES)}:
-            _use(replace(fixed, **{name: tile}), driver, filtered)
-            try:
-                found[tile] = timed(run, e.device, repeats)
-            except Exception as error:  # a tile too large for the chip is no candidate
-                print(f"    {name} {tile}: {type(error).__name__}")
-        if found:
-            best = min(found, key=lambda tile: found[tile])
-            usual = found.get(getattr(fixed, name), float("nan"))
-            print(f"    {name}: {best} {found[best]:.3f} ms; as it comes {usual:.3f} ms")
-            fixed = replace(fixed, **{name: best})
-            times[name] = [{**asdict(tile), "ms": ms} for tile, ms in found.items()]
-    _use(fixed, driver, filtered)
-    return times
-
-
-def _use(chosen: Any, *modules: Any) -> None:
-    for module in modules:
-        module.tiles_for = lambda device, dtype: chosen
-
-
 def line(row: Row) -> str:
     beyond = "-" if row.beyond is None else f"{row.beyond / 1e6:.1f}"
     share = "" if row.kept is None else f"{row.kept:.3f}"
@@ -281,7 +218,8 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
         if kind == "trained":
             first, others = floor(given[0], given[1], options.repeats)
             floors = {"one": first, "three": first + others, "four": 2 * first + others}
-            print(f"\n{name} {SHAPES[name]}: " + ", ".join(f"{k} products {ms:.2f} ms" for k, ms in floors.items()))
+            products = ", ".join(f"{k} products {ms:.2f} ms" for k, ms in floors.items())
+            print(f"\n{name} {SHAPES[name]}: {products}", flush=True)
             yield {"shape": name, **floors}
             n, d, v = SHAPES[name]
             scheme = plan(Shape(n, d, v, 2), hidden=True, weight=True)
@@ -289,8 +227,10 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
             print(
                 f"    planned backward: {share:.2f} products, {moved:.1f} GB moved, {ms:.1f} ms predicted for an H100"
             )
-            if device.type == "cuda" and not options.no_tune:
-                yield {"shape": name, "tiles": tune(*given)}
+            if options.sweep is not None:
+                from _tile_sweep import tune
+
+                yield from ({"shape": name, "tile": row} for row in tune(*given, options.eps, options.sweep, end))
         right = truth(*given)
         print(f"{kind} logits\n{HEADER}")
         for way, loss in ways(device, options.eps).items():
@@ -299,18 +239,25 @@ def run_shape(name: str, options: argparse.Namespace, device: torch.device, end:
                 continue
             try:
                 found = measure(loss, given, right, options.repeats)
-            except Exception as error:  # a peer that fails here is a line, not the end of the run
-                if way.startswith("ours") and not isinstance(error, torch.OutOfMemoryError):
+            except Exception as error:  # a way that fails on a card is a line, not the end of the run
+                if device.type == "cpu":
                     raise
-                print(f"{way:<26} {type(error).__name__}: {str(error)[:80]!r}")
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+                print(f"{way:<26} {type(error).__name__}: {str(error)[:80]!r}", flush=True)
+                yield {"shape": name, "logits": kind, "way": way, "error": f"{type(error).__name__}: {error}"[:500]}
+                torch.cuda.empty_cache()
                 continue
             share = kept(given, options.eps) if "filter" in way else None
             row = Row(name, kind, way, kept=None if share is None else share[0], **found)
             print(line(row), flush=True)
             yield asdict(row) | ({} if share is None else {"dropped_mean": share[1], "dropped_most": share[2]})
         del right, given
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """At once: however the run is cut short, what was measured before is there, and whole."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -327,12 +274,17 @@ def main(arguments: list[str] | None = None) -> None:
     card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU: a smoke test, not a measurement"
     print(f"{card}, torch {torch.__version__}, bfloat16, mean reduction, {options.repeats} repeats")
     end, rows = time.monotonic() + options.seconds, []
+    found = {"card": card, "torch": torch.__version__, "repeats": options.repeats, "rows": rows}
+    options.sweep = None
+    if device.type == "cuda" and not options.no_tune:
+        from _tile_sweep import trusted
+
+        options.sweep = trusted()
     for name in options.shapes:
         for row in run_shape(name, options, device, end):
             rows.append(row)
-            if options.json:  # what was measured is kept if the run is cut short
-                found = {"card": card, "torch": torch.__version__, "repeats": options.repeats, "rows": rows}
-                options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            if options.json:
+                write(options.json, found)
 
 
 if __name__ == "__main__":

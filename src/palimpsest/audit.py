@@ -33,6 +33,7 @@ __all__ = [
     "Trainable",
     "Unmeasurable",
     "Versus",
+    "as_text",
     "column",
     "role_rows",
     "row_ids",
@@ -201,6 +202,11 @@ def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Seque
         there = ", ".join(sorted(name for name in data if len(data[name]))) or "none"
         raise Unmeasurable(f"{audit} needs rows of the role {role!r}; add it under roles (there are: {there}).")
     return rows
+
+
+def as_text(answer: Any) -> Any:
+    """An answer to choose among, which may be a number, as a model is asked about it; anything else as it is."""
+    return str(answer) if isinstance(answer, int | float) else answer
 
 
 def column(rows: Sequence[Row], name: str, role: str, audit: str, first: int = 1) -> list[Any]:

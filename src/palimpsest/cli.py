@@ -33,15 +33,22 @@ def parser() -> argparse.ArgumentParser:
     compare = verbs.add_parser("compare", help="one report of several run folders, paired by item")
     compare.add_argument("folders", type=Path, nargs="+", help="run folders of recipes that measured the same items")
     compare.add_argument("--out", type=Path, help="the folder of the comparison (default: runs/compare)")
-    fit = verbs.add_parser("fit", help="fit a law to a table of runs and predict")
-    fit.add_argument("table", type=Path, help="a CSV file with a column for each variable of the law")
-    fit.add_argument("--law", default="power_law", help="a file name of laws/ (default: power_law)")
+    text = "fit a law to a table of runs and predict"
+    fit = verbs.add_parser("fit", help=text, description=f"{text}: loss = E + A x^-alpha where nothing else is said")
+    fit.add_argument(
+        "table", type=Path, help="a .csv, .jsonl or .parquet file, a row for each run; power_law reads its x and loss"
+    )
+    fit.add_argument(
+        "--law",
+        default="power_law",
+        help="a law's name, or its fields too: '{power_law: {variable: size, target: loss}}' (default: power_law)",
+    )
     fit.add_argument(
         "--predict",
         action="append",
         default=[],
         metavar="VARIABLE=VALUE",
-        help="predict at this point, with an interval",
+        help="predict at this point, with an interval, such as x=1e9; once for each point",
     )
     verify = verbs.add_parser("verify", help="run a paper's claims and keep the evidence")
     verify.add_argument("paper", help="a paper's name, as `palimpsest list papers` prints it")

@@ -46,7 +46,8 @@ class Objective:
     such an objective refuses accumulation, and several processes unless it ``gathers`` their rows itself.  ``even``
     says that every item is the same multiple of ``view.logp``, which saves ``logp`` a quarter of its arithmetic.
     ``ranks`` says that of two items the one with the larger value has more to be learned; it is False where all items
-    carry the value of their batch, or one that means something else.
+    carry the value of their batch, or one that means something else.  ``forgets`` is the place of the role, among those
+    of the term, whose rows the model is to forget; None where there is none.
     """
 
     unit: ClassVar[Unit] = "token"
@@ -56,6 +57,7 @@ class Objective:
     even: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
+    forgets: ClassVar[int | None] = None
     __pydantic_config__: ClassVar[Mapping[str, bool]] = {"arbitrary_types_allowed": True}
     """For ``names.build``: a field may hold another objective, which is checked by its class."""
 

@@ -10,12 +10,15 @@ from typing import Any
 from palimpsest.recipe import Recipe, Stage, plain
 from palimpsest.recipe_parts import compile_baselines
 
-__all__ = ["Plan", "made_by", "model_folder", "plans", "stage_folders"]
+__all__ = ["Plan", "about", "made_by", "model_folder", "plans", "stage_folders"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths."""
+    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths.
+
+    ``pretrained`` names the model at whose weights it starts, where those are not the recipe's own.
+    """
 
     name: str
     kind: str
@@ -23,6 +26,7 @@ class Plan:
     start: str
     stages: tuple[Stage, ...]
     places: tuple[str, ...]
+    pretrained: str | None = None
 
 
 def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
@@ -38,8 +42,23 @@ def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
     for label, stages in recipe.variants.items():
         found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
     for b in compile_baselines(recipe, allow_imports=allow_imports):
-        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
+        places = _places(f"baselines.{b.name}", b.stages)
+        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, places, b.pretrained))
     return found
+
+
+def about(recipe: Recipe) -> str:
+    """A sentence on which stages the report compares, where earlier ones change the model too; else empty."""
+    trunk = [s for s in recipe.stages[: recipe.start] if s.trains == "model"]
+    if recipe.tasks or not any(s.objective or s.edit or s.intervention for s in trunk):
+        return ""
+    taught = [str(term["on"]) for term in trunk[0].objective if recipe.audits.get(str(term["on"]))]
+    role = [*taught, *(role for role, own in recipe.audits.items() if own), "..."][0]
+    return (
+        f"The report is about the last stage, {recipe.stages[-1].name}: its before is the model after"
+        f" {', '.join(stage.name for stage in trunk)}. To hold the last model against the one before all of them, write"
+        f" tasks: {{{trunk[0].name}: {role}}}; variants and baselines then start there too."
+    )
 
 
 def _label(stages: Sequence[Stage]) -> str:
@@ -52,14 +71,15 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 def made_by(own: Sequence[Plan]) -> dict[str, Any]:
-    """Plan -> what its model depends on, ``{"start": ..., "stages": [...]}`` as plain data."""
+    """Plan -> what its model depends on, ``{"start": ..., "stages": [...]}`` and more, as plain data."""
     told = ("name", "kind", "label", "places")
     return {plan.name: {key: value for key, value in plain(plan).items() if key not in told} for plan in own}
 
 
 def stage_folders(made: Mapping[str, Any]) -> dict[tuple[str, int], Path]:
-    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
-    plans that begin alike share what they begin with, in the folder of the first; ``made`` as from ``made_by``."""
+    """(plan, number of its stage) -> its folder in a seed's: a stage depends on the weights at the start, on the stages
+    before it and on nothing else, so plans that begin alike share what they begin with, in the folder of the first;
+    ``made`` as from ``made_by``."""
     first: dict[str, Path] = {}
     found: dict[tuple[str, int], Path] = {}
     for name, own in made.items():

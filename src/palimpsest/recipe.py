@@ -173,7 +173,8 @@ class Stage:
 class Baseline:
     """Stages that lead to a model to compare with, from ``before`` the last stage or from the ``pretrained`` model.
 
-    None of them may train on rows of the role ``unseen``, whatever role holds them.
+    None of them may train on rows of the role ``unseen``, whatever role holds them.  ``pretrained`` names the model
+    that takes the place of the recipe's own at the start; ``caution`` is a sentence on what may not be meant, or empty.
     """
 
     name: str
@@ -181,6 +182,8 @@ class Baseline:
     start: Literal["before", "pretrained"]
     stages: tuple[Stage, ...]
     unseen: str | None = None
+    pretrained: str | None = None
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,9 +265,15 @@ def keys(cls: Any) -> list[str]:
 
 def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
     """The keys of the part of ``cls`` that lies at ``location``."""
-    inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora, "watch": WatchSpec}
-    for part in location:
-        cls = inner.get(str(part), cls)
+    inside = {
+        Recipe: {"model": ModelSpec, "stages": Stage, "variants": Stage},
+        Stage: {"lora": Lora, "watch": WatchSpec},
+    }
+    parts = iter(location)
+    for part in parts:
+        cls = inside.get(cls, {}).get(part, cls)
+        if part == "variants":  # a label is the user's word, which may be that of a key
+            next(parts, None)
     return keys(cls)
 
 

@@ -22,7 +22,7 @@ from palimpsest.recipe import Recipe, RecipeError, Spec
 from palimpsest.recipe_parts import compile_audits_of
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
-from palimpsest.stage import WritesConfig
+from palimpsest.stage_folder import WritesConfig
 
 __all__ = ["ChecksPrompts", "rehearse", "rehearse_loaded"]
 

@@ -23,6 +23,7 @@ from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import dump, parse
 
 __all__ = [
+    "BASE",
     "Asked",
     "add_scores",
     "asked_of",
@@ -35,9 +36,10 @@ __all__ = [
     "made_here",
     "measured_in",
     "read_scores",
+    "started",
 ]
 
-CODE, DATA, MADE, RECIPE = "code.json", "data.json", "stages.yaml", "recipe.yaml"
+BASE, CODE, DATA, MADE, RECIPE = "base.json", "code.json", "data.json", "stages.yaml", "recipe.yaml"
 JUDGE = ("title", "expect", "chance")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
 LATER = ("audits",)
@@ -62,14 +64,14 @@ def claim(out: Path, recipe: Recipe, own: Sequence[Plan]) -> list[str]:
     text, kept = to_yaml(recipe), out / RECIPE
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
-    if kept.exists() and (_started(out) or kept.read_text(encoding="utf-8") == text):
+    if kept.exists() and (started(out) or kept.read_text(encoding="utf-8") == text):
         other = _other(kept, recipe, out)
         _refuse_made_otherwise(out, own)
         for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return other
     if kept.exists():
-        for name in (DATA, CODE, MADE):
+        for name in (BASE, CODE, DATA, MADE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -183,7 +185,7 @@ def claim_data(out: Path, digests: Mapping[str, str]) -> None:
     """
     kept = _digests(out)
     changed = [role for role in digests if role in kept and kept[role] != digests[role]]
-    if not _started(out):
+    if not started(out):
         write_json(out / DATA, dict(digests))
     elif changed:
         raise RecipeError(
@@ -229,7 +231,7 @@ def _commits(out: Path) -> list[str]:
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
-def _started(out: Path) -> bool:
+def started(out: Path) -> bool:
     """Whether anything that took time lies in the folder."""
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 

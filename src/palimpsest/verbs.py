@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `palimpsest list` must not wait for torch
+    from palimpsest.law import Law
     from palimpsest.loop import Progress
     from palimpsest.recipe import Recipe
     from palimpsest.report import Report
@@ -194,10 +195,13 @@ def compare_verb(given: argparse.Namespace) -> int:
         raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
     write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
+    for warning in report.warnings:
+        print(f"Warning: {warning}")
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.run}: {verdict.sentence}")
     _changes(report)
-    for v in (v for v in report.versus if v.reference != "retrained"):
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    for v in (v for v in report.versus if v.reference in afters):
         print(f"{v.run} minus {v.reference}: {v.role} / {v.audit} {v.value:+.3f}  [{v.low:+.3f}, {v.high:+.3f}]")
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
@@ -206,25 +210,38 @@ def compare_verb(given: argparse.Namespace) -> int:
 def fit_verb(given: argparse.Namespace) -> int:
     """``palimpsest fit``."""
     from palimpsest.data import load_rows
-    from palimpsest.names import resolve
+    from palimpsest.names import build
+    from palimpsest.yaml_text import NotYaml, parse
 
-    law = resolve(given.law, "laws")()
-    table = load_rows(str(given.table))
-    fitted = law.fit(table)
+    try:
+        law: Law = build(parse(given.law), "laws", place="--law")
+    except NotYaml as error:
+        raise ValueError(f"--law {given.law}: this is not YAML ({error.reason}); write a law's name.") from None
+    points = [_point(text, law.variables) for text in given.predict]
+    if not given.table.exists():
+        raise ValueError(f"There is no table {given.table}; check the path, and name a .csv, .jsonl or .parquet file.")
+    fitted = law.fit(load_rows(str(given.table)))
     print(fitted.describe())
-    if given.predict:
-        point = {}
-        for text in given.predict:
-            name, equals, value = text.partition("=")
-            try:
-                point[name] = float(value)
-            except ValueError:
-                raise ValueError(f"--predict {text}: write it as variable=number.") from None
-            if not equals or name not in law.variables:
-                raise ValueError(f"--predict {text}: the law's variables are {', '.join(law.variables)}.")
-        prediction = fitted.predict(point)
-        print(f"{law.target} = {prediction.mean:.5g}  [{prediction.low:.5g}, {prediction.high:.5g}]")
+    for text, point in zip(given.predict, points, strict=True):
+        found = fitted.predict(point)
+        print(f"at {text}: {law.target} = {found.mean:.5g}  [{found.low:.5g}, {found.high:.5g}]")
     return 0
+
+
+def _point(text: str, variables: Sequence[str]) -> dict[str, float]:
+    """``--predict``: a value for each variable of the law, several with commas between them."""
+    point: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in variables:
+            raise ValueError(f"--predict {text}: the law's variables are {', '.join(variables)}.")
+        if name in point:
+            raise ValueError(f"--predict {text}: it gives {name} twice; write --predict once for each point.")
+        try:
+            point[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--predict {text}: write it as variable=number.") from None
+    return point
 
 
 def verify_verb(given: argparse.Namespace) -> int:

@@ -140,6 +140,10 @@ def test_a_baseline_keeps_its_stages(run: Any) -> None:
     run.recipe["baselines"] = [{"retrain": {"train": {**TEACH["train"], "steps": 3}}}]
     said = run.refused()
     assert "(baselines.retrained.0.train.steps is 2 there and 3 here); choose another folder with --out, or del" in said
+    other = run.recipe["baselines"]
+    run.recipe["baselines"] = [{"retrain": {"pretrained": "digits-mlp"}}]
+    assert "(baselines.retrained.pretrained is not given there and 'digits-mlp' here)" in run.refused()
+    run.recipe["baselines"] = other
     shutil.rmtree(run.folder / "out/seed-0/retrained")
     assert newly(run) == ["seed-0/retrained/0-teach"]
     as_if_at_once(run)

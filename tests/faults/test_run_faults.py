@@ -310,7 +310,7 @@ def test_compare(digits: Any) -> None:
     assert "first is named twice; compare different run folders." in said("first", "first")
     assert "nothing holds no finished run; finish it with palimpsest run, or name another" in said("first", "nothing")
     assert "forget/accuracy: the item 'd0' stands in only one of" in said("first", "others")
-    assert "ran the seeds [1] and before [0]; compare runs of the same seeds." in said("first", "seeded")
+    assert "first ran the seeds [0] and seeded [1]; compare runs of the same seeds." in said("first", "seeded")
     (folder / "second" / "report.json").rename(folder / "second" / "hidden")
     assert "second holds no finished run" in said("first", "second")
     (folder / "second" / "hidden").rename(folder / "second" / "report.json")

@@ -1,4 +1,4 @@
-"""Runs ``cut_cross_entropy_cases.py`` in Triton's interpreter, and compiles for a card that is not there.
+"""Runs the cases of cut cross-entropy and its bench in Triton's interpreter, and compiles for cards that are not here.
 
 Triton decides when it is imported whether to compile or to interpret, so both get a process of their own.
 """
@@ -32,19 +32,28 @@ def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_the_kernels_in_the_interpreter() -> None:
-    cases = str(HERE / "cut_cross_entropy_cases.py")
+@pytest.mark.parametrize("name", ["cut_cross_entropy_cases.py", "cut_cross_entropy_bench_cases.py"])
+def test_the_kernels_in_the_interpreter(name: str) -> None:
+    cases = str(HERE / name)
     done = run(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", cases], TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 def test_the_kernels_compile_for_cards_that_are_not_here(tmp_path: Path) -> None:
-    done = run([str(HERE / "compile_for_hopper.py"), str(tmp_path)], TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    """Without spilling registers, by tensor cores, and with warps that only load where asked for."""
+    script, table = HERE.parents[1] / "bench" / "compiled_kernels.py", tmp_path / "table.json"
+    done = run([str(script), "--demanding", "--json", str(table)], TRITON_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, used in json.loads(done.stdout.splitlines()[-1]).items():
-        room = 99 if name.startswith("consumer") else 227  # KB of shared memory that a program may have
-        assert used["shared"] <= room * 1024 and used["spilled"] == 0 and used["serialized"] == 0, (name, used)
-        assert used["tensor_cores"] > 0 and (used["tma"] > 0) == (name in ("log_sum", "signal"))
+    rows = json.loads(table.read_text())
+    assert {row["dtype"] for row in rows} == {"bf16", "fp32"} and {row["capability"] for row in rows} == {89, 90}
+    assert sum(row["tile"]["specialize"] for row in rows) >= 3
+    for row in rows:
+        assert row["used"] or row["tile"]["specialize"]
+        assert row["shared"] <= row["room"] and row["spilled"] == row["serialized"] == 0, row
+        assert (row["tensor_cores"] > 0) == (row["dtype"] != "fp32") and (row["tma"] > 0) == row["tma_asked"], row
+        half = row["kernel"].startswith("kept") and not (row["kernel"] == "kept_signal" and row["options"]["BIAS"])
+        assert row["narrow"] == 0 or not half, row  # of the filter's G, 16 bytes are moved at a time
+        assert (row["specialized"] > 0) == row["tile"]["specialize"], row
 
 
 @pytest.mark.parametrize(

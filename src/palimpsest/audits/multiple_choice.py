@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, as_text, column, role_rows, row_ids
 
 __all__ = ["METHOD", "MultipleChoice", "chosen"]
 
@@ -56,7 +56,7 @@ class MultipleChoice:
         rows = role_rows(data, role, "multiple_choice")
         prompts, right, wrong = (column(rows, c, role, "multiple_choice") for c in COLUMNS[self.wording])
         asked = [
-            {"prompt": prompt, "completion": answer}
+            {"prompt": prompt, "completion": as_text(answer)}
             for prompt, r, w in zip(prompts, right, wrong, strict=True)
             for answer in (r, *w)
         ]

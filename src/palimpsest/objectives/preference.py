@@ -46,6 +46,7 @@ class Preference(Objective):
     unit: ClassVar[Unit] = "pair"
     needs: ClassVar[frozenset[str]] = frozenset({"ref"})
     arity: ClassVar[int] = 2
+    forgets: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

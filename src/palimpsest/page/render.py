@@ -106,7 +106,14 @@ def _prefixed(report: Report, prefix: str) -> Report:
         report,
         verdicts=tuple(dataclasses.replace(v, run=prefix + v.run) for v in report.verdicts),
         runs=tuple(
-            dataclasses.replace(r, name=prefix + r.name, label=prefix + (r.label or r.name)) for r in report.runs
+            dataclasses.replace(
+                r,
+                name=prefix + r.name,
+                label=prefix + (r.label or r.name),
+                before=prefix + r.before,
+                retrained=prefix + r.retrained,
+            )
+            for r in report.runs
         ),
         scores=tuple(dataclasses.replace(s, run=prefix + s.run) for s in report.scores),
         changes=tuple(dataclasses.replace(c, run=prefix + c.run) for c in report.changes),

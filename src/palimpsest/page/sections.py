@@ -34,13 +34,15 @@ _SIGNS = {
     "retained": '<path d="M6 8h8M6 12h8"/>',
     "forgotten": '<path d="M5.5 10h9"/>',
     "lost": '<path d="M6.5 6.5l7 7M13.5 6.5l-7 7"/>',
+    "failed": '<path d="M6.5 13.5l7-7"/>',
     "not shown": '<path d="M7.6 7.8c.2-3.2 5-2.9 4.7.2-.2 1.7-2.3 1.6-2.3 3.5M10 14.1v.1"/>',
 }
 
 
 def shape_of(run: Run) -> str:
     """The kind of mark a run is drawn with; the retrained model has one of its own."""
-    return "reference" if run.name.rsplit(SEPARATOR, 1)[-1] == "retrained" else run.kind
+    name = run.name.rsplit(SEPARATOR, 1)[-1]
+    return "reference" if name == "retrained" or name.endswith(": retrained") else run.kind
 
 
 def section(name: str, heading: str, body: str, lead: str = "") -> str:
@@ -82,9 +84,11 @@ def _verdict(report: Report, verdict: Verdict) -> str:
 def _strip(report: Report, verdict: Verdict) -> str:
     """The runs that a verdict is about, on one line."""
     prefix = verdict.run[: verdict.run.rfind(SEPARATOR) + len(SEPARATOR)] if SEPARATOR in verdict.run else ""
-    wanted = [f"{prefix}before", verdict.run]
+    run = next((r for r in report.runs if r.name == verdict.run), None)
+    wanted = [run.before if run else f"{prefix}before", verdict.run]
     if verdict.expect.startswith("nearer "):
-        wanted.append(prefix + verdict.expect.removeprefix("nearer "))
+        goal = prefix + verdict.expect.removeprefix("nearer ")
+        wanted.append(run.retrained if run and goal == f"{prefix}retrained" else goal)
     all_marks = _marks(report, (verdict.role, verdict.audit))
     marks = [all_marks[run] for run in wanted if run in all_marks]
     if not marks:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -100,19 +102,36 @@ def by_descriptor(*matrices: Tensor) -> bool:
     return all(m.data_ptr() % 16 == 0 and m.stride(0) * m.element_size() % 16 == 0 for m in matrices)
 
 
+def fitting(tile: Tile, *matrices: Tensor) -> Tile:
+    """The tile, or one for matrices that have to be read by pointers."""
+    return tile if by_descriptor(*matrices) else tile.by_pointers()
+
+
 def operands(e: Tensor, c: Tensor, tile: Tile, out: Tensor | None = None) -> dict[str, Any]:
     """The two factors of a product of logits as the kernels take them, and where to write, and the tile's sizes."""
     outputs = {} if out is None else {"out": out, "out_stride": out.stride(0)}
     given = {"e": e, "c": c, "e_stride": e.stride(0), "c_stride": c.stride(0), **outputs}
     tma = by_descriptor(e, c) if out is None else by_descriptor(e, c, out)
-    if tma:
+    if tma and not tile.specialize:
         given["e"] = TensorDescriptor.from_tensor(e, [tile.rows, tile.width])
         given["c"] = TensorDescriptor.from_tensor(c, [tile.entries, tile.width])
         if out is not None:
-            given["out"] = TensorDescriptor.from_tensor(out, [tile.rows, tile.entries])
+            given["out"] = TensorDescriptor.from_tensor(out, [tile.rows, tile.entries // (1 + tile.halves)])
     sizes = {"ROWS": tile.rows, "ENTRIES": tile.entries, "WIDTH": tile.width, "GROUP": tile.group}
-    compiler = {"FLATTEN": tile.flatten, "num_warps": tile.warps, "num_stages": tile.stages}
-    return {**given, **sizes, **compiler, "TMA": tma, "PRECISION": precision(e.dtype)}
+    ways = {"HALVES": tile.halves, "FLATTEN": tile.flatten, "SPECIALIZE": tile.specialize, "TMA": tma}
+    compiler = {"num_warps": tile.warps, "num_stages": tile.stages}
+    return {**given, **sizes, **ways, **compiler, "PRECISION": precision(e.dtype)}
+
+
+def start(kernel: Any, programs: int, device: torch.device, **given: Any) -> None:
+    """Runs a kernel; what tensor descriptors it makes by itself lie in memory of PyTorch's."""
+
+    def launch() -> None:
+        triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
+        kernel[(programs,)](**given)
+
+    with on(device):
+        copy_context().run(launch)  # the allocator is set nowhere else
 
 
 def slices(row_blocks: int, tiles: int, unit: int, programs: int, group: int) -> tuple[int, int]:
@@ -133,28 +152,30 @@ def slices(row_blocks: int, tiles: int, unit: int, programs: int, group: int) ->
 
 def log_sums(e: Tensor, head: Head, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     """Log-sum-exp of each row's logits [N], and with ``keep`` those of each block of ``BLOCK`` entries [N, blocks]."""
-    tile, n, v = tiles_for(e.device, e.dtype).log_sum, len(e), len(head.weight)
+    tile, n, v = fitting(tiles_for(e.device, e.dtype).log_sum, e, head.weight), len(e), len(head.weight)
     row_blocks = -(-n // tile.rows)
-    unit = BLOCK // tile.entries if keep else 1
-    count, tiles_a_slice = slices(row_blocks, -(-v // tile.entries), unit, processors(e.device), tile.group)
+    unit, programs = BLOCK // tile.entries if keep else 1, processors(e.device) * tile.resident
+    count, tiles_a_slice = slices(row_blocks, -(-v // tile.entries), unit, programs, tile.group)
     largest, total = e.new_empty((2, n, count), dtype=torch.float32)
     blocks = e.new_empty((n, -(-v // BLOCK)), dtype=torch.float16) if keep else None
-    with on(e.device):
-        log_sum_kernel[(row_blocks * count,)](
-            largest=largest,
-            total=total,
-            blocks=total if blocks is None else blocks,
-            n=n,
-            v=v,
-            d=e.shape[1],
-            slices=count,
-            tiles_a_slice=tiles_a_slice,
-            blocks_a_row=0 if blocks is None else blocks.shape[1],
-            KEEP=keep,
-            BLOCK=BLOCK,
-            **operands(e, head.weight, tile),
-            **head.arguments(),
-        )
+    start(
+        log_sum_kernel,
+        row_blocks * count,
+        e.device,
+        largest=largest,
+        total=total,
+        blocks=total if blocks is None else blocks,
+        n=n,
+        v=v,
+        d=e.shape[1],
+        slices=count,
+        tiles_a_slice=tiles_a_slice,
+        blocks_a_row=0 if blocks is None else blocks.shape[1],
+        KEEP=keep,
+        BLOCK=BLOCK,
+        **operands(e, head.weight, tile),
+        **head.arguments(),
+    )
     highest = largest.amax(1).clamp_(min=torch.finfo(torch.float32).min)  # -inf where all entries are masked
     lse = highest + largest.sub_(highest.unsqueeze(1)).exp_().mul_(total).sum(1).log_()
     return lse, blocks
@@ -183,18 +204,20 @@ def target_logits(e: Tensor, head: Head, targets: Tensor) -> Tensor:
 
 def signal(e: Tensor, head: Head, entry: int, upstream: Upstream, out: Tensor) -> None:
     """G into ``out`` [n, w], for these rows and these entries, of which the first is the vocabulary's ``entry``."""
-    tile, (n, w) = tiles_for(e.device, e.dtype).signal, out.shape
+    tile, (n, w) = fitting(tiles_for(e.device, e.dtype).signal, e, head.weight, out), out.shape
     tiles = -(-n // tile.rows) * -(-w // tile.entries)
-    with on(e.device):
-        signal_kernel[(min(tiles, processors(e.device)),)](
-            n=n,
-            v=w,
-            d=e.shape[1],
-            entry=entry,
-            **operands(e, head.weight, tile, out),
-            **upstream.arguments(),
-            **head.arguments(),
-        )
+    start(
+        signal_kernel,
+        min(tiles, processors(e.device) * tile.resident),
+        e.device,
+        n=n,
+        v=w,
+        d=e.shape[1],
+        entry=entry,
+        **operands(e, head.weight, tile, out),
+        **upstream.arguments(),
+        **head.arguments(),
+    )
 
 
 def add_product(into: Tensor, a: Tensor, b: Tensor, add: bool, factor: float) -> None:

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from palimpsest.kernels._shards import Shards
 from palimpsest.kernels.cut_cross_entropy import driver
 from palimpsest.kernels.cut_cross_entropy.driver import Gradients, Head, Needs, Upstream, on, precision
 from palimpsest.kernels.cut_cross_entropy.kernels import kept_hidden_kernel, kept_signal_kernel, kept_weight_kernel
-from palimpsest.kernels.cut_cross_entropy.plan import ALIGN, EXTRA
+from palimpsest.kernels.cut_cross_entropy.plan import ALIGN, EXTRA, STRIDE
 from palimpsest.kernels.cut_cross_entropy.tiles import tiles_for
 
 __all__ = ["Choice", "Piece", "choose", "diagnose", "filtered_gradients", "groups"]
@@ -99,7 +100,7 @@ class Piece:
     """Entries [first, stop) of one block with the ``rows`` tokens that keep it.
 
     They stand in the list of all pairs of tokens and blocks from ``start`` on; their G begins at number ``at`` of its
-    room, a row ``stop - first`` after the other.
+    room, a row ``stop - first``, up to a multiple of ``STRIDE``, after the other.
     """
 
     first: int
@@ -111,7 +112,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Numbers in its G."""
-        return self.rows * (self.stop - self.first)
+        return self.rows * _up(self.stop - self.first, STRIDE)
 
 
 def groups(
@@ -128,14 +129,14 @@ def groups(
         low, high, rows = max(first, number * block), min(stop, (number + 1) * block, entries), counts[number]
         while low < high:
             end = high
-            if used + rows * (end - low) > room(end):
+            if used + rows * _up(end - low, STRIDE) > room(end):
                 if group:
                     yield tuple(group)
                     group, used = [], 0
                     continue
                 end = min(high, low + max(COLUMNS, room(high) // max(rows, 1) // COLUMNS * COLUMNS))
             group.append(Piece(low, end, start, rows, used))
-            used += _up(rows * (end - low), ALIGN)
+            used += _up(group[-1].size, ALIGN)
             low = end
         start += rows
     if group:
@@ -161,7 +162,10 @@ class Filtered:
 
     def signal(self, group: tuple[Piece, ...], out: Tensor) -> Tensor:
         """G of a group into ``out``; returns the group's table."""
-        tile, table = self.tiles.kept_signal, self._launch(group)
+        weight, table, given = self.head.weight, self._launch(group), self._common()
+        tile, tma = driver.fitting(self.tiles.kept_signal, weight), driver.by_descriptor(weight)
+        if tma:
+            given["c"] = TensorDescriptor.from_tensor(weight, [tile.entries, tile.width])
         tiles = max(-(-p.rows // tile.rows) * -(-(p.stop - p.first) // tile.entries) for p in group)
         if tiles:
             with on(self.e.device):
@@ -170,10 +174,12 @@ class Filtered:
                     out=out,
                     **self.upstream.arguments(),
                     **self.head.arguments(),
-                    **self._common(),
+                    **given,
                     ROWS=tile.rows,
                     ENTRIES=tile.entries,
                     WIDTH=tile.width,
+                    HALVES=tile.halves,
+                    TMA=tma,
                     num_warps=tile.warps,
                     num_stages=tile.stages,
                 )

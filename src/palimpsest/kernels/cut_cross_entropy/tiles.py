@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,8 +19,24 @@ class Tile:
     warps: int = 8
     stages: int = 3
     group: int = 16
+    halves: bool = True
+    """Use up the results of a tile one half of its entries after the other: fewer registers, less shared memory."""
     flatten: bool = False
     """Make one loop of the tiles and of their sums, so that loads of a tile overlap the end of the one before."""
+    resident: int = 1
+    """Programs that share a processor: one computes while another uses up its results."""
+    specialize: bool = False
+    """Warp specialization: four warps load and twice four compute, each of these half of the rows.  The compiler does
+    so only with ``warps=4`` and without ``halves``, and is right only with tensor descriptors that the kernel makes: by
+    one from outside it copies all rows into the room of half of them."""
+
+    def __post_init__(self) -> None:
+        if self.specialize and (self.halves or self.warps != 4):
+            raise ValueError("Tile: specialize=True needs warps=4 and halves=False.")
+
+    def by_pointers(self) -> Tile:
+        """For matrices that no tensor descriptor can read: addresses need registers of their own."""
+        return self if self.rows <= 128 and self.entries <= 128 and not self.specialize else Tile(64, 128, 32)
 
 
 @dataclass(frozen=True)
@@ -35,11 +51,11 @@ class Tiles:
 
 
 _HOPPER = Tiles(
-    log_sum=Tile(128, 256, 64),
+    log_sum=Tile(128, 256, 64, halves=False),  # it writes nothing so wide, and fits into the registers whole
     signal=Tile(128, 256, 64),
     kept_signal=Tile(128, 256, 64),
     kept_weight=Tile(64, 128, 256),  # [entries, width] results, summed over tokens
-    kept_hidden=Tile(128, 64, 128),  # [rows, width] results, summed over entries
+    kept_hidden=Tile(128, 128, 128),  # [rows, width] results, summed over entries
 )
 _AMPERE = Tiles(
     log_sum=Tile(128, 128, 32),
@@ -48,7 +64,7 @@ _AMPERE = Tiles(
     kept_weight=Tile(32, 128, 128),
     kept_hidden=Tile(128, 32, 128),
 )
-_FLOAT32 = Tiles(*[Tile(64, 64, 32, warps=4, stages=2)] * 5)
+_FLOAT32 = Tiles(*[Tile(128, 64, 16)] * 5)  # without tensor cores; a wider step does not fit into the registers
 _INTERPRETED = Tiles(
     log_sum=Tile(16, 64, 32, group=2),
     signal=Tile(32, 64, 32, group=2),
@@ -57,17 +73,38 @@ _INTERPRETED = Tiles(
     kept_hidden=Tile(16, 64, 32),
 )
 
-CANDIDATES = (
-    Tile(128, 256, 64, warps=8, stages=3),
-    Tile(128, 256, 64, warps=8, stages=4),
-    Tile(128, 256, 64, warps=8, stages=3, flatten=True),
-    Tile(128, 256, 64, warps=8, stages=3, group=8),
-    Tile(256, 128, 64, warps=8, stages=3),
-    Tile(128, 128, 64, warps=4, stages=3),
-    Tile(128, 128, 64, warps=8, stages=4),
-    Tile(64, 256, 64, warps=4, stages=4),
+_OF_LOGITS = (
+    Tile(128, 256, 64, stages=3),
+    Tile(128, 256, 64, stages=4),
+    Tile(128, 256, 64, stages=3, flatten=True),
+    Tile(128, 256, 64, stages=4, flatten=True),
+    Tile(128, 256, 64, stages=3, halves=False),
+    Tile(128, 256, 64, stages=4, group=8),
+    Tile(128, 256, 64, stages=4, group=32),
+    Tile(256, 128, 64, stages=3),
+    Tile(128, 128, 64, warps=4, stages=3, resident=2),
+    Tile(64, 256, 64, warps=4, stages=2, resident=2),
+    Tile(128, 256, 64, warps=4, stages=3, halves=False, specialize=True),
+    Tile(128, 256, 64, warps=4, stages=4, halves=False, specialize=True),
 )
-"""What ``bench/cross_entropy.py`` tries for the two kernels that make logits."""
+CANDIDATES = {
+    "log_sum": (*(replace(tile, halves=False) for tile in _OF_LOGITS), Tile(128, 256, 64, stages=4, flatten=True)),
+    "signal": _OF_LOGITS[:-1],  # its last one has no room for what it writes
+    "kept_signal": (
+        Tile(128, 256, 64, stages=3),
+        Tile(128, 256, 64, stages=4),
+        Tile(256, 128, 64, stages=3),
+        Tile(128, 128, 64, warps=4, stages=3),
+    ),
+    "kept_weight": (
+        Tile(64, 128, 256, stages=3),
+        Tile(64, 128, 256, stages=4),
+        Tile(64, 256, 128, stages=3),
+        Tile(128, 128, 128, stages=3),
+    ),
+    "kept_hidden": (Tile(128, 128, 128, stages=3), Tile(128, 128, 128, stages=2), Tile(64, 128, 256, stages=2)),
+}
+"""What ``bench/cross_entropy.py`` tries for each kernel."""
 
 
 def tiles_for(device: torch.device, dtype: torch.dtype) -> Tiles:
