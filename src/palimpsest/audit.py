@@ -33,6 +33,7 @@ __all__ = [
     "Trainable",
     "Unmeasurable",
     "Versus",
+    "answer_column",
     "as_text",
     "column",
     "role_rows",
@@ -222,3 +223,16 @@ def column(rows: Sequence[Row], name: str, role: str, audit: str, first: int = 1
                 f" columns: {', '.join(map(str, row))})."
             )
     return [row[name] for row in rows]
+
+
+def answer_column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[list[Any]]:
+    """One column of all rows as lists of answers; a text, or the messages of one answer, is a list of one.
+
+    Raises ``Unmeasurable`` for a row that lacks it or has it empty, naming the row.
+    """
+    return [_answers(value) for value in column(rows, name, role, audit)]
+
+
+def _answers(value: Any) -> list[Any]:
+    several = isinstance(value, list | tuple) and not any(isinstance(v, Mapping) for v in value)
+    return list(value) if several else [value]

@@ -33,9 +33,9 @@ def compare(folders: Sequence[Path]) -> Report:
     left.
     """
     names = _names(folders)
-    found = dict(zip(names, map(_measured, folders), strict=True))
-    shared, warnings = _shared(found)
-    found = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in found.items()}
+    whole = dict(zip(names, map(_measured, folders), strict=True))
+    shared, warnings = _shared(whole)
+    found = {name: {run: _only(shared, by_seed) for run, by_seed in own.items()} for name, own in whole.items()}
     reports = [Report.load(folder / "report.json") for folder in folders]
     measured, runs, told = _arranged(found, reports)
     goals = measured.keys() | {"retrained" for run in runs if run.retrained in measured}

@@ -98,7 +98,10 @@ def load_model(
             f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
         )
     length = spec.max_length or min(LONGEST_ROW, limit or LONGEST_ROW)
-    adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed)
+    try:
+        adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed, spec.end_of_text)
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from None
     if spec.chat or spec.chat_template:
         _try_template(adapter.tokens)
     return Loaded(model.to(device), adapter)

@@ -1,4 +1,4 @@
-"""A recipe: a run as data, checked whole before anything is loaded.
+"""A recipe: a run as data, whose names and settings are all checked before any data or model is loaded.
 
     model: {pretrained: smollm2-135m, chat: true, chat_template: chatml}
     roles: {forget: forget.jsonl, retain: retain.jsonl}
@@ -97,7 +97,8 @@ class ModelSpec:
     """``pretrained``: a name of the zoo, a folder, a .gguf file, or a hub id. ``adapter``: the kind of model.
 
     ``max_length`` in tokens, longer rows are refused; left out, it is 1024, or what the model can see where that is
-    less.
+    less. ``end_of_text`` ends each row with ``text`` by the end token, without which a model does not learn where
+    documents end.
     """
 
     __pydantic_config__ = STRICT
@@ -107,6 +108,7 @@ class ModelSpec:
     chat_template: str | None = None
     max_length: int | None = None
     packed: bool = False
+    end_of_text: bool = False
     classes: int | None = None
     features: str | None = None
 
@@ -115,7 +117,7 @@ class ModelSpec:
             raise ValueError(f"max_length must be at least 2 tokens, not {short(self.max_length)}")
         if self.classes is not None and self.classes < 1:
             raise ValueError(f"classes must be at least 1, not {short(self.classes)}")
-        text = {"chat": self.chat, "chat_template": self.chat_template, "packed": self.packed}
+        text = {k: getattr(self, k) for k in ("chat", "chat_template", "packed", "end_of_text")}
         labels = {"classes": self.classes, "features": self.features}
         classifier = self.adapter == "classifier"
         for key, value in (text if classifier else labels).items():

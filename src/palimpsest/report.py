@@ -192,6 +192,10 @@ class Report:
     seeds: tuple[int, ...] = ()
     version: int = VERSION
 
+    def unit_of(self, role: str, audit: str) -> str:
+        """The unit of a figure; empty where it has none."""
+        return next((s.unit for s in self.scores if (s.role, s.audit) == (role, audit)), "")
+
     def to_json(self) -> str:
         """Valid JSON in plain ASCII, so that any text a model prints survives; undefined numbers are null."""
         return json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)

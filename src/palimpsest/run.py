@@ -203,7 +203,8 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
-        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
+        stages = {at: stage for plan in self.plans for at, stage in zip(plan.places, plan.stages, strict=True)}
+        rehearse(self.recipe, self.rows, self.answers, stages, allow_imports=self.allow_imports)
         self.cautions = cautions(self.recipe, allow_imports=self.allow_imports)
         self.cautions += contradictions(self.recipe, self.rows, allow_imports=self.allow_imports)
 

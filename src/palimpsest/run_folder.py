@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -160,21 +161,31 @@ def _told_parting(home: tuple[str, ...], there: Any, here: Any) -> str:
     if found is None:
         return ""
     place, then, now = found
-    return f" ({short('.'.join(place), quoted=False)} is {_told(then)} there and {_told(now)} here)"
+    return f" ({_place(place)} is {_told(then, now)} there and {_told(now, then)} here)"
+
+
+def _place(parts: tuple[str, ...]) -> str:
+    """A place of any length; both of its ends are needed."""
+    text = ".".join(parts)
+    return short(text if len(text) <= 60 else f"{text[:28]}…{text[-30:]}", quoted=False)
 
 
 def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
     """(place, value, value) of the first difference of two trees; None where there is none."""
     if isinstance(there, dict) and isinstance(here, dict):
         pairs = {str(key): (there.get(key, _MISSING), here.get(key, _MISSING)) for key in {**there, **here}}
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = {str(i): pair for i, pair in enumerate(zip(there, here, strict=True))}
+    elif isinstance(there, list) and isinstance(here, list):
+        pairs = {str(i): pair for i, pair in enumerate(zip_longest(there, here, fillvalue=_MISSING))}
     else:
         return None if there == here else (place, there, here)
     return next((found for key, (a, b) in pairs.items() if (found := _parting(a, b, (*place, key)))), None)
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, other: Any) -> str:
+    """A value as a sentence shows it, a long text from shortly before it parts from the ``other`` one."""
+    if isinstance(value, str) and isinstance(other, str):
+        alike = next((i for i, (a, b) in enumerate(zip(value, other)) if a != b), min(len(value), len(other)))
+        value = value if alike <= 40 else "…" + value[alike - 10 :]
     return "not given" if value is _MISSING else "null" if value is None else short(value)
 
 

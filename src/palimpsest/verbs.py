@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `palimpsest list` must not wait for torch
     from palimpsest.law import Law
     from palimpsest.loop import Progress
     from palimpsest.recipe import Recipe
-    from palimpsest.report import Report
+    from palimpsest.report import Change, Report, Versus
 
 __all__ = ["VERBS", "Console"]
+
+UNMET = ("lost", "failed", "not shown")
+"""Verdicts with which ``palimpsest run --strict`` ends with exit status 1."""
 
 
 class Console:
@@ -107,26 +111,29 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _recipe(given: argparse.Namespace, *, audit_only: bool = False) -> Recipe:
-    """The recipe that is given; classes of the user's own may stand in a module beside it."""
-    from palimpsest.recipe_source import load_recipe
+def _raw(given: argparse.Namespace) -> Any:
+    """What the recipe's file says; classes of the user's own may stand in a module beside it."""
+    from palimpsest.recipe_source import read
 
     _quiet_libraries()
     beside = str(given.recipe.resolve().parent)
     if given.allow_imports and beside not in sys.path:
         sys.path.append(beside)  # at the end, so that no file there hides another module
-    return load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=audit_only)
+    return read(given.recipe, given.allow_imports)
 
 
 def run_verb(given: argparse.Namespace) -> int:
     """``palimpsest run``."""
-    recipe = _recipe(given)
+    from palimpsest.recipe_source import parse_recipe
+
+    recipe = parse_recipe(_raw(given), given.set, allow_imports=given.allow_imports)
     out = given.out or Path("runs") / recipe.name
     report = _report(recipe, out, given)
-    if report is not None:
-        _verdicts(report, out)
-        _where_the_model_is(recipe, out, given.allow_imports)
-    return 0
+    if report is None:
+        return 0
+    _verdicts(report, out)
+    _where_the_model_is(recipe, out, given.allow_imports)
+    return 1 if given.strict and any(v.verdict in UNMET for v in report.verdicts) else 0
 
 
 def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | None:
@@ -145,13 +152,20 @@ def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | No
 
 def audit_verb(given: argparse.Namespace) -> int:
     """``palimpsest audit``."""
-    recipe = _recipe(given, audit_only=True)
+    from palimpsest.recipe_source import parse_recipe
+    from palimpsest.verdict import figure_of
+
+    raw = _raw(given)
+    recipe = parse_recipe(raw, given.set, allow_imports=given.allow_imports, audit_only=True)
     out = given.out or Path("runs") / f"{recipe.name}-audit"
     report = _report(recipe, out, given)
     if report is None:
         return 0
+    if raw.get("expect") or any(text.startswith("expect") for text in given.set):
+        print("Warning: expect is left out, since an audit trains nothing that could be judged; palimpsest run judges.")
     for score in report.scores:
-        print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
+        figure = figure_of(score.role, score.audit, score.unit)
+        print(f"{figure}: {score.value:.3f}  {_ends(score.low, score.high, '.3f')}  n = {score.n}")
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
@@ -162,7 +176,9 @@ def _verdicts(report: Report, out: Path) -> None:
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.sentence}")
     if not report.verdicts:  # nothing was expected, so the changes are what there is to say
-        _changes(report)
+        _changes(report.changes, report)
+    else:
+        _variants(report)
     print(f"\nReport: {(out / 'report.html').resolve()}")
 
 
@@ -175,12 +191,35 @@ def _where_the_model_is(recipe: Recipe, out: Path, allow_imports: bool) -> None:
         print(f"Model:  {(out / folder).resolve()}")
 
 
-def _changes(report: Report) -> None:
-    for change in report.changes:
-        print(
-            f"{change.run}: {change.role} / {change.audit} {change.change:+.3f}  [{change.low:+.3f},"
-            f" {change.high:+.3f}]"
-        )
+def _changes(changes: Iterable[Change | Versus], report: Report) -> None:
+    """A line for each change from before, or difference to another run."""
+    from palimpsest.report import Versus
+    from palimpsest.verdict import figure_of
+
+    for change in changes:
+        figure = figure_of(change.role, change.audit, report.unit_of(change.role, change.audit))
+        if isinstance(change, Versus):
+            name, value = f"{change.run} minus {change.reference}", change.value
+        else:
+            name, value = change.run, change.change
+        print(f"{name}: {figure} {value:+.3f}  {_ends(change.low, change.high, '+.3f')}")
+
+
+def _ends(low: float, high: float, form: str) -> str:
+    """An interval in brackets."""
+    if math.isnan(low) and math.isnan(high):
+        return "[no interval]"
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def _variants(report: Report) -> None:
+    """The changes of variants, which have no verdict, in the figures that are judged."""
+    judged = {(v.role, v.audit) for v in report.verdicts}
+    variants = {run.name for run in report.runs if run.kind == "variant"}
+    changes = [c for c in report.changes if c.run in variants and (c.role, c.audit) in judged]
+    if changes:
+        print("\nVariants, as changes from before:")
+        _changes(changes, report)
 
 
 def compare_verb(given: argparse.Namespace) -> int:
@@ -199,10 +238,9 @@ def compare_verb(given: argparse.Namespace) -> int:
         print(f"Warning: {warning}")
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.run}: {verdict.sentence}")
-    _changes(report)
+    _changes(report.changes, report)
     afters = {run.name for run in report.runs if run.kind == "after"}
-    for v in (v for v in report.versus if v.reference in afters):
-        print(f"{v.run} minus {v.reference}: {v.role} / {v.audit} {v.value:+.3f}  [{v.low:+.3f}, {v.high:+.3f}]")
+    _changes((v for v in report.versus if v.reference in afters), report)
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 

@@ -47,7 +47,7 @@ from palimpsest.statistics import (
     paired_bootstrap_over_seeds,
 )
 
-__all__ = ["Expectation", "Finding", "Verdict", "decimals", "judge", "number", "parse_expectation"]
+__all__ = ["Expectation", "Finding", "Verdict", "decimals", "figure_of", "judge", "number", "parse_expectation"]
 
 Finding = Literal["learned", "retained", "forgotten", "lost", "failed", "not shown"]
 
@@ -184,7 +184,13 @@ def judge(
         finding, why = _kept(change_of(_percent) if expectation.percent else case.change, expectation)
     else:
         finding, why = _moved(case, change_of(_percent) if expectation.percent else case.change, expectation)
-    return Verdict(run, role, audit, expectation.text, finding, f"{role} / {audit} {case.moved()}; {why}.")
+    figure = figure_of(role, audit, after[0].unit)
+    return Verdict(run, role, audit, expectation.text, finding, f"{figure} {case.moved()}; {why}.")
+
+
+def figure_of(role: str, audit: str, unit: str) -> str:
+    """``retain / perplexity (nats/token)``."""
+    return f"{role} / {audit} ({unit})" if unit else f"{role} / {audit}"
 
 
 def _percent(before: Array, after: Array) -> Array:

@@ -127,7 +127,7 @@ _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in (None, *(_TAG + n for n in _PLAIN))
 }  # no dates, sets and bytes: what a recipe holds can be written back
 _Loader.add_constructor(_TAG + "int", _whole_number)
-_Loader.add_constructor(_MERGE, yaml.SafeLoader.construct_yaml_str)  # anywhere but as a key it is a text
+_Loader.yaml_constructors[_MERGE] = _Loader.yaml_constructors[_TAG + "str"]  # anywhere but as a key it is a text
 _Dumper.add_representer(str, _text)
 
 

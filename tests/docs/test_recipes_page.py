@@ -41,9 +41,12 @@ def test_the_recipes_are_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "@dataclass(frozen=True)\nclass Focal(Objective):\n    gamma: float = 2.0\n\n"
         "    def __call__(self, view, state=None):\n        return -view.logp\n"
     )
-    assert len(BLOCKS) == 5
-    first, merged, companion, retrained, last = (parse_recipe(parse(block), allow_imports=True) for block in BLOCKS)
+    assert len(BLOCKS) == 6
+    first, preferences, merged, companion, retrained, last = (
+        parse_recipe(parse(block), allow_imports=True) for block in BLOCKS
+    )
     assert len(first.stages[0].objective) == 2 and first.seeds == [0, 1, 2] and last.name == "run"
+    assert preferences.stages[0].objective[0]["on"] == ["chosen", "rejected"]
     assert companion.start == 1 and companion.stages[0].starts == "full_copy" and len(companion.variants) == 2
     assert plans(retrained)[-1].pretrained == "./base" and not cautions(retrained)
     (own,), (faster,), (adapter,) = merged.stages, merged.variants["faster"], merged.variants["an adapter"]

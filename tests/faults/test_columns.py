@@ -148,7 +148,7 @@ def test_every_audit_is_rehearsed(project: Any, name: str) -> None:
     recipe = parse_recipe(project.recipe | {"expect": {}})
     rows: dict[str, Sequence[dict[str, object]]] = {"forget": [{"nothing": 1}], "holdout": [{"nothing": 2}]}
     with pytest.raises(ValueError, match=rf"^audits\.forget\.{name}: "):
-        rehearse(recipe, rows, {}, ())
+        rehearse(recipe, rows, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_good_rows_pass(project: Any) -> None:
     """Also rows that are only scored, and so need no prompt."""
     recipe = parse_recipe(project.recipe)
     rows = {"forget": [{"prompt": "a", "completion": "b"}], "holdout": [{"text": "c d"}]}
-    rehearse(recipe, rows, {}, ("forget",))
+    rehearse(recipe, rows, {}, {"stages.0": recipe.stages[0]})
 
 
 def test_what_several_stages_watch_is_read_once(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,5 +183,5 @@ def test_what_several_stages_watch_is_read_once(project: Any, monkeypatch: pytes
         {**project.recipe["stages"][0], "name": name, "watch": {"every": 1, "audits": {"holdout": [audit]}}}
         for name, audit in watched.items()
     ]
-    rehearse(parse_recipe(project.recipe), {}, {}, ())
+    rehearse(parse_recipe(project.recipe), {}, {}, {})
     assert read == ["forget", "holdout", "holdout"]

@@ -149,12 +149,13 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     assert digits.run()[0] == 0
     kept = (digits.folder / "out" / "report.json").read_bytes()
     remedy = "; choose another folder with --out, or delete it."
+    last = digits.recipe["stages"][0]["objective"].pop()
+    said = digits.refused()
+    assert "out holds a run of another recipe (stages.0.objective.1 is {" in said and f"not given here){remedy}" in said
+    digits.recipe["stages"][0]["objective"].append(last)
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
-    assert (
-        f"out holds a run of another recipe (stages.0.train.lr is {rate} there and {rate / 2} here){remedy}"
-        in digits.refused()
-    )
+    assert f"(stages.0.train.lr is {rate} there and {rate / 2} here){remedy}" in digits.refused()
     digits.recipe["stages"][0]["train"] |= {"lr": rate, "clip": None}  # no clipping is not the default of clipping
     assert f"(stages.0.train.clip is not given there and null here){remedy}" in digits.refused()
     del digits.recipe["stages"][0]["train"]["clip"]

@@ -42,8 +42,12 @@ class CausalLM:
     """``tokenizer`` of the model; ``max_length`` in tokens, longer rows are refused.
 
     ``chat`` wraps plain prompts and completions as user and assistant turns; ``chat_template`` replaces the
-    tokenizer's template (``chatml`` is built in).  ``packed`` puts short rows
-    behind each other in place of padding, which pays where rows differ much in length.
+    tokenizer's template (``chatml`` is built in).  ``packed`` puts short rows behind each other in place of padding,
+    which pays where rows differ much in length.  ``end_of_text`` writes the end token behind each row with ``text``
+    and scores it, in training and in audits, so that a model learns where documents end; without it a text may be a
+    passage that goes on.
+
+    Raises ``ValueError`` for a tokenizer without an end token where one is asked for.
     """
 
     tokenizer: Any
@@ -51,14 +55,19 @@ class CausalLM:
     chat: bool = False
     chat_template: str | None = None
     packed: bool = False
+    end_of_text: bool = False
     _apart: weakref.WeakKeyDictionary[nn.Module, bool] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
     )
 
+    def __post_init__(self) -> None:
+        if self.end_of_text and self.tokenizer.eos_token_id is None:
+            raise ValueError("end_of_text: this tokenizer has no end token; give it one (eos_token), or leave it out.")
+
     @property
     def tokens(self) -> Tokens:
         """How this adapter turns text into tokens."""
-        return Tokens(self.tokenizer, self.chat, self.chat_template)
+        return Tokens(self.tokenizer, self.chat, self.chat_template, self.end_of_text)
 
     def roles(self, **rows: Sequence[Row]) -> Roles:
         """``adapter.roles(forget=[…], retain=[…])``."""

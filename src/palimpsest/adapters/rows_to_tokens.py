@@ -4,7 +4,8 @@ Rows are written as in TRL: ``text``; ``prompt`` and ``completion`` (text, or li
 What stands in them is text: a null or a number is refused, not spelled out.
 With a prompt, only the completion is scored; of messages, the last one.  Prompt and completion are tokenized
 apart and joined, so that a question asked later is tokenized exactly as it was in training.  An audit may also ask
-for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.
+for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.  A completion ends
+with the end token, a ``text`` only with ``end_of_text``: it may be a passage of something longer.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ CHATML = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """How text becomes tokens: the tokenizer, whether plain prompts are wrapped as a chat, and the template."""
+    """How text becomes tokens: the tokenizer, whether plain prompts are wrapped as a chat, the template, and whether
+    the end token is written behind a ``text``."""
 
     tokenizer: Any
     chat: bool = False
     chat_template: str | None = None
+    end_of_text: bool = False
 
     @property
     def template(self) -> str | None:
@@ -153,7 +156,9 @@ def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
     check_row(row, place, chat=tokens.chat)
     eos = tokens.tokenizer.eos_token_id
     if "text" in row and "prompt" not in row and "messages" not in row:
-        return tokens.ids(row["text"], special=True), 1
+        ids = tokens.ids(row["text"], special=True)
+        ends = tokens.end_of_text and eos is not None and ids[-1:] != [eos]  # some tokenizers write it themselves
+        return [*ids, eos] if ends else ids, 1
     start = prompt_ids(row, tokens, place)
     conversation = _conversation(row, tokens.chat, place)
     if conversation is None:

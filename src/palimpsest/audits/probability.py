@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, as_text, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, answer_column, as_text, column, role_rows, row_ids
 
 __all__ = ["METHOD", "Probability", "answer_logp", "relative_probability"]
 
@@ -52,7 +52,7 @@ class Probability:
         if self.relative:
             column(rows, "prompt", role, "probability")
             right = column(rows, "completion", role, "probability")
-            wrong = column(rows, "perturbed_completions", role, "probability")
+            wrong = answer_column(rows, "perturbed_completions", role, "probability")
             found = answer_logp(subject, rows, [[r, *w] for r, w in zip(right, wrong)])
             items = torch.stack([relative_probability(means[0], means[1:]) for means in found])
         else:

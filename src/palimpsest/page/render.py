@@ -137,7 +137,9 @@ def _about(report: Report) -> str:
     others = len(report.runs) - after
     seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     day = escape(report.created.replace("T", " ")[:16])
-    return f"{day} · {after} run{'s' if after != 1 else ''} held against {others} · {seeds}"
+    held = f"{after} run{'s' if after != 1 else ''} held against {others}"
+    measured = f"{others} model{'s' if others != 1 else ''} measured"
+    return f"{day} · {held if after else measured} · {seeds}"
 
 
 def _warnings(report: Report) -> str:

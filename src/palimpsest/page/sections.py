@@ -10,6 +10,7 @@ from palimpsest.page import charts, tables
 from palimpsest.page.tables import figure_name, label_of
 from palimpsest.page.text import amount, digits_of, escape, marked, prose
 from palimpsest.report import Item, Report, Run, Verdict
+from palimpsest.verdict import figure_of
 
 __all__ = [
     "axis_label",
@@ -72,11 +73,13 @@ def _verdict(report: Report, verdict: Verdict) -> str:
     sign = f'<svg class="sign" viewBox="0 0 20 20" aria-hidden="true">{circle}{_SIGNS[verdict.verdict]}</svg>'
     several = len({v.run for v in report.verdicts}) > 1
     run = f' <span class="of">{escape(label_of(report, verdict.run))}</span>' if several else ""
-    rest = verdict.sentence.removeprefix(f"{verdict.role} / {verdict.audit} ")  # the heading says it already
+    key = (verdict.role, verdict.audit)
+    rest = verdict.sentence.removeprefix(f"{figure_of(*key, report.unit_of(*key))} ")  # the heading says it already
+    rest = rest.removeprefix(f"{figure_of(*key, '')} ")  # sentences once had no unit
     return (
         f'<li class="verdict {verdict.verdict.replace(" ", "-")}"><div class="finding">{sign}'
         f"<strong>{verdict.verdict.capitalize()}</strong></div>"
-        f"<div><h3>{figure_name(verdict.role, verdict.audit)}{run}</h3><p>{prose(rest[:1].upper() + rest[1:])}</p>"
+        f"<div><h3>{figure_name(report, *key)}{run}</h3><p>{prose(rest[:1].upper() + rest[1:])}</p>"
         f'<p class="expected">Expected: {prose(verdict.expect)}</p></div>{_strip(report, verdict)}</li>'
     )
 
@@ -210,7 +213,7 @@ def items(report: Report) -> str:
         of_key = [item for item in report.items if (item.role, item.audit) == key]
         entries = "".join(_item(report, item) for item in of_key)
         several = f"{len(of_key)} item{'s' if len(of_key) != 1 else ''}"
-        summary = f'<summary><h3>{figure_name(*key)}</h3> <span class="of">{several}</span></summary>'
+        summary = f'<summary><h3>{figure_name(report, *key)}</h3> <span class="of">{several}</span></summary>'
         groups += f'<details class="group"{" open" if place == 0 else ""}>{summary}{entries}</details>'
     lead = "The items that moved furthest between before and after. Words of the expected answer are underlined."
     if len(report.seeds) > 1:
