@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -129,14 +130,17 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _measured(folder: Path) -> dict[str, dict[int, list[Scores]]]:
-    """Run -> seed -> scores, of a finished run; of the audits in its report, not of those that it had before."""
+    """Run -> seed -> scores, of a finished run; of what is in its report, not of what the folder held before."""
     if not (folder / "report.json").exists():
         raise ValueError(f"{folder} holds no finished run; finish it with palimpsest run, or name another folder.")
-    asked = asked_of((parse(Report.load(folder / "report.json").recipe) or {}).get("audits", {}))
+    report = Report.load(folder / "report.json")
+    recipe = parse(report.recipe) or {}
+    asked = asked_of(recipe.get("audits", {}))
     found: dict[str, dict[int, list[Scores]]] = {}
-    for file in sorted(folder.glob("seed-*/*/scores.jsonl")):
-        seed = int(file.parent.parent.name.removeprefix("seed-"))
-        found.setdefault(file.parent.name, {})[seed] = read_scores(file, asked=asked)
+    for name, seed in itertools.product([run.name for run in report.runs], sorted(recipe.get("seeds", []))):
+        file = folder / f"seed-{seed}" / name / "scores.jsonl"
+        if file.exists():
+            found.setdefault(name, {})[seed] = read_scores(file, asked=asked)
     if "after" not in found or "before" not in found:
         raise ValueError(
             f"{folder} has no model before and after a last stage; compare folders that palimpsest run made."

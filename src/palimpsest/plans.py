@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from palimpsest.recipe import Recipe, Stage
+from palimpsest.recipe import Recipe, Stage, plain
 from palimpsest.recipe_parts import compile_baselines
 
-__all__ = ["Plan", "about", "model_folder", "plans", "stage_folders"]
+__all__ = ["Plan", "about", "made_by", "model_folder", "plans", "stage_folders"]
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,25 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(f"{home}.{i}" for i in range(len(stages)))
 
 
-def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
+def made_by(own: Sequence[Plan]) -> dict[str, Any]:
+    """Plan -> what its model depends on, ``{"start": ..., "stages": [...]}`` and more, as plain data."""
+    told = ("name", "kind", "label", "places")
+    return {plan.name: {key: value for key, value in plain(plan).items() if key not in told} for plan in own}
+
+
+def stage_folders(made: Mapping[str, Any]) -> dict[tuple[str, int], Path]:
     """(plan, number of its stage) -> its folder in a seed's: a stage depends on the weights at the start, on the stages
-    before it and on nothing else, so plans that begin alike share what they begin with, in the folder of the first."""
+    before it and on nothing else, so plans that begin alike share what they begin with, in the folder of the first;
+    ``made`` as from ``made_by``."""
     first: dict[str, Path] = {}
     found: dict[tuple[str, int], Path] = {}
-    for plan in own:
-        chain = list(own[0].stages) if plan.start == "before" else []
-        for number, stage in enumerate(plan.stages):
+    for name, own in made.items():
+        chain = list(made["before"]["stages"]) if own["start"] == "before" else []
+        root = {key: value for key, value in own.items() if key not in ("start", "stages")}
+        for number, stage in enumerate(own["stages"]):
             chain.append(stage)
-            found[plan.name, number] = first.setdefault(
-                repr((plan.pretrained, chain)), Path(plan.name) / f"{number}-{stage.name}"
-            )
+            folder = Path(name) / f"{number}-{stage.get('name', '')}"
+            found[name, number] = first.setdefault(repr((root, chain)), folder)
     return found
 
 
@@ -91,6 +99,6 @@ def model_folder(recipe: Recipe, *, allow_imports: bool = False) -> Path | None:
     after = next((plan for plan in own if plan.name == "after"), None)
     if after is None or any(stage.intervention is not None for stage in recipe.stages):
         return None
-    folders = stage_folders(own)
+    folders = stage_folders(made_by(own))
     changed = [n for n, s in enumerate(after.stages) if s.trains == "model" and (s.objective or s.edit)]
     return Path(f"seed-{recipe.seeds[0]}") / folders["after", changed[-1]] if changed else None

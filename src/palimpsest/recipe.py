@@ -288,8 +288,8 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"there are: {', '.join(known) or 'none'}."
 
 
-def plain(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe as plain data, without the optional keys that are empty."""
+def plain(part: object) -> dict[str, Any]:
+    """A resolved recipe, or a part of it, as plain data, without the optional keys that are empty."""
 
     def tidy(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -299,7 +299,7 @@ def plain(recipe: Recipe) -> dict[str, Any]:
             return {k: tidy(v) for k, v in value.items()}
         return [tidy(v) for v in value] if isinstance(value, (list, tuple)) else value
 
-    found: dict[str, Any] = tidy(recipe)
+    found: dict[str, Any] = tidy(part)
     return found
 
 

@@ -2,9 +2,9 @@
 
 The run folder holds what is finished, so the same command goes on where a killed run stopped: trained stages are
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
-with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
+with other audits, seeds, variants and baselines: what is new is trained and asked, and the report has no others.
 
-    run-folder/recipe.yaml                       the resolved recipe
+    run-folder/recipe.yaml, stages.yaml          the resolved recipe; the stages of every model that there has ever been
     run-folder/data.json, base.json              digests of its data, and of the weights it starts from if they are here
     run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
@@ -54,6 +54,7 @@ from palimpsest.run_folder import (
     commits_of,
     finished,
     keep,
+    made_here,
     measured_in,
     read_scores,
 )
@@ -125,7 +126,8 @@ def run(
 
     told = events or Quiet()
     keep_heap()
-    other = agreed(lambda: claim(out, recipe))
+    own = plans(recipe, allow_imports=allow_imports)
+    other = agreed(lambda: claim(out, recipe, own))
     base = agreed(partial(found_base, out, recipe.model, folder))
     rows, answers = load_roles(recipe, folder, base)
     refuse_shared_rows(recipe, rows)
@@ -135,15 +137,15 @@ def run(
     agreed(partial(claim_base, out, base))
     report = agreed(partial(finished, out, recipe))
     if report is not None:
-        agreed(partial(keep, out, recipe, digests))
+        agreed(partial(keep, out, recipe, own, digests))
         agreed(partial(tidy_all, out))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        work = _Work(recipe, out, folder, base, rows, answers, digests, told, allow_imports)
+        work = _Work(recipe, own, out, folder, base, rows, answers, digests, told, allow_imports)
         for note in filter(None, (about(recipe), *work.cautions)):
             told.note(note)
         if other:
-            told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
+            told.note(f"{out} holds this run with other {' and '.join(other)}; what is trained is read back.")
         agreed(lambda: claim_code(out, own_commit()))
         for seed in recipe.seeds:
             work.seed(seed)
@@ -178,6 +180,7 @@ class _Work:
     """What one ``run`` keeps while it goes through plans and seeds."""
 
     recipe: Recipe
+    plans: Sequence[Plan]
     out: Path
     folder: Path | None
     base: Path | None
@@ -193,8 +196,7 @@ class _Work:
     watched: dict[str, dict[int, list[Watched | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.plans = plans(self.recipe, allow_imports=self.allow_imports)
-        self.folders = stage_folders(self.plans)
+        self.folders = stage_folders(agreed(partial(made_here, self.out, self.plans)))
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
         self.asked = asked_of(self.recipe.audits)
         self.parts = len(self.recipe.seeds) * sum(
@@ -225,7 +227,7 @@ class _Work:
             rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
             for plan in self.plans:  # what is wrong with another start is found before an hour of training
                 self._elsewhere(plan, loaded.model, seed)
-            agreed(partial(keep, self.out, self.recipe, self.digests))
+            agreed(partial(keep, self.out, self.recipe, self.plans, self.digests))
         starts = {"pretrained": Start(weights_of(loaded.model))}
         for plan in self.plans:
             start = self._elsewhere(plan, loaded.model, seed) or starts[plan.start]

@@ -17,10 +17,11 @@ import torch
 from palimpsest.audit import UNBOUNDED, Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.data import row_digest
+from palimpsest.plans import Plan, made_by
 from palimpsest.recipe import Recipe, RecipeError, Spec, short, to_yaml
 from palimpsest.report import Report
 from palimpsest.role_data import audit_names
-from palimpsest.yaml_text import parse
+from palimpsest.yaml_text import dump, parse
 
 __all__ = [
     "BASE",
@@ -33,16 +34,19 @@ __all__ = [
     "commits_of",
     "finished",
     "keep",
+    "made_here",
     "measured_in",
     "read_scores",
     "started",
 ]
 
-BASE, CODE, DATA, RECIPE = "base.json", "code.json", "data.json", "recipe.yaml"
+BASE, CODE, DATA, MADE, RECIPE = "base.json", "code.json", "data.json", "stages.yaml", "recipe.yaml"
 JUDGE = ("name", "title", "expect", "chance")
 """Keys of a recipe that decide what a report says and where it lies, and nothing of what is trained or measured."""
 LATER = ("audits",)
 """Keys that decide what is measured of finished models, and nothing of what is trained."""
+MODELS = ("seeds", "variants", "baselines")
+"""Keys that decide which models there are; ``stages.yaml`` knows what made each."""
 Asked = Mapping[tuple[str, str], str]
 """(role, audit) -> a digest of the audit's specification, by which its lines among the scores are known."""
 RENAME = "or, where only audits read these rows, give the new ones a role of another name"
@@ -50,44 +54,84 @@ _MISSING = object()
 """In place of a key that is not there: ``clip: null`` trains otherwise than no ``clip``, which means its default."""
 
 
-def claim(out: Path, recipe: Recipe) -> bool:
-    """Makes the folder this recipe's, or refuses one that is somebody else's; returns whether other audits were asked.
+def claim(out: Path, recipe: Recipe, own: Sequence[Plan]) -> list[str]:
+    """Makes the folder this recipe's, or refuses one that is somebody else's; returns which of these keys differ.
 
     A folder in which another recipe has finished nothing (it had a mistake, say) is taken over.  A recipe that differs
-    in its title, in what it expects, in its audits, or by roles that came or went with them, is one of the same run:
-    ``run`` asks what was not asked yet and makes the report anew.  ``keep`` then writes that recipe.
+    in its title, in what it expects, in its audits, seeds, variants or baselines, or by roles that came or went with
+    them, is one of the same run: ``run`` makes and asks what is not there yet and makes the report anew.  ``keep`` then
+    writes that recipe.  ``own`` are its plans; one that a folder knows by other stages is refused.
     """
-    own, kept = to_yaml(recipe), out / RECIPE
+    text, kept = to_yaml(recipe), out / RECIPE
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
-    if kept.exists() and (started(out) or kept.read_text(encoding="utf-8") == own):
-        other = _asked_otherwise(kept, recipe, out)
+    if kept.exists() and (started(out) or kept.read_text(encoding="utf-8") == text):
+        other = _other(kept, recipe, out)
+        _refuse_made_otherwise(out, own)
         for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return other
     if kept.exists():
-        for name in (BASE, CODE, DATA):
+        for name in (BASE, CODE, DATA, MADE):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
     try:
-        write_text(kept, own)
+        write_text(kept, text)
     except OSError as error:
         why = f"{out} could not be written ({error.strerror}); choose another folder with --out."
         raise RecipeError(why if error.strerror else str(error)) from None
-    return False
+    return []
 
 
-def _asked_otherwise(kept: Path, recipe: Recipe, out: Path) -> bool:
-    """Whether the audits of a kept recipe are others; refuses a recipe that trains otherwise."""
+def _other(kept: Path, recipe: Recipe, out: Path) -> list[str]:
+    """Which of ``LATER`` and ``MODELS`` a kept recipe has otherwise; refuses one that differs in more."""
     if kept.read_text(encoding="utf-8") == to_yaml(recipe):
-        return False
-    there = _read(kept)
-    found = " that cannot be read" if there is None else _difference(there, recipe)
+        return []
+    there, here = _read(kept), parse(to_yaml(recipe))
+    # Where nothing says what made the models, a variant may be another than the one whose name it has.
+    later = (*LATER, *MODELS) if (out / MADE).exists() else (*LATER, "seeds")
+    found = " that cannot be read" if there is None else _difference(there, here, later)
     if there is None or found:
         rest = f"delete it, {RENAME}" if found.startswith(" (roles.") else "or delete it"
         raise RecipeError(f"{out} holds a run of another recipe{found}; choose another folder with --out, {rest}.")
-    return asked_of(there["audits"]) != asked_of(recipe.audits)
+    return [key for key in later if there.get(key) != here.get(key)]
+
+
+def _refuse_made_otherwise(out: Path, own: Sequence[Plan]) -> None:
+    """Refuses a plan of which the folder holds something that other stages made."""
+    kept, here = _made_there(out), _plain(own)
+    for plan in own:
+        both = [made[plan.name] for made in (kept, here) if plan.name in made]
+        trees = [{**made, "stages": {}, **dict(enumerate(made["stages"]))} for made in both]
+        if both[0] != both[-1] and any(
+            p.is_file() for seed in out.glob("seed-*") for p in (seed / plan.name).rglob("*")
+        ):
+            where = _told_parting((f"{plan.kind}s", plan.name), *trees)
+            named = " give it another name," if plan.kind == "variant" else ""
+            raise RecipeError(
+                f"{out} holds a run of another recipe{where}; choose another folder with --out,{named} or delete"
+                f" seed-*/{plan.name} there."
+            )
+
+
+def made_here(out: Path, own: Sequence[Plan]) -> dict[str, Any]:
+    """``made_by`` of all plans that the folder has ever had, in the order in which they came, then of new ones."""
+    here = _plain(own)
+    return {name: made for name, made in _made_there(out).items() if here.get(name, made) == made} | here
+
+
+def _plain(own: Sequence[Plan]) -> dict[str, Any]:
+    """``made_by`` as it is when it is read back."""
+    try:
+        return dict(parse(dump(made_by(own))))
+    except ValueError as error:  # of a baseline outside Palimpsest
+        raise RecipeError(f"baselines: {error}.") from None
+
+
+def _made_there(out: Path) -> dict[str, Any]:
+    file = out / MADE
+    return dict(parse(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def _read(kept: Path) -> dict[str, Any] | None:
@@ -100,19 +144,20 @@ def _read(kept: Path) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _difference(there: dict[str, Any], recipe: Recipe) -> str:
-    """Where a kept recipe and this one part first, as a half-sentence.
-
-    Empty where they train the same: then only what is measured of finished models, and what is said of it, may differ.
-    """
-    here = parse(to_yaml(recipe))
+def _difference(there: dict[str, Any], here: dict[str, Any], later: Sequence[str]) -> str:
+    """Where a kept recipe and this one part first, as a half-sentence; empty where all models stand on the same."""
     both = there["roles"].keys() & here["roles"].keys()
     trees = [
-        {key: value for key, value in tree.items() if key not in (*JUDGE, *LATER)}
+        {key: value for key, value in tree.items() if key not in (*JUDGE, *later)}
         | {"roles": {role: spec for role, spec in tree["roles"].items() if role in both}}
         for tree in (there, here)
     ]
-    found = _parting(trees[0], trees[1], ())
+    return _told_parting((), *trees)
+
+
+def _told_parting(home: tuple[str, ...], there: Any, here: Any) -> str:
+    """Where two trees at ``home`` part first, as a half-sentence; empty where they do not."""
+    found = _parting(there, here, home)
     if found is None:
         return ""
     place, then, now = found
@@ -160,12 +205,14 @@ def claim_data(out: Path, digests: Mapping[str, str]) -> None:
         )
 
 
-def keep(out: Path, recipe: Recipe, digests: Mapping[str, str]) -> None:
-    """Writes the recipe that the run goes on with, and the digests of the roles that came with it.
+def keep(out: Path, recipe: Recipe, own: Sequence[Plan], digests: Mapping[str, str]) -> None:
+    """Writes the recipe that the run goes on with, its plans and the digests of the roles that came with it.
 
-    Those of roles that went stay: a role that comes back has the rows that it had.
+    Those of plans and roles that went stay: one that comes back is made as it was, and has the rows that it had.
     """
-    kept, file = _digests(out), out / RECIPE
+    kept, file, made = _digests(out), out / RECIPE, made_here(out, own)
+    if made != _made_there(out):
+        write_text(out / MADE, dump(made))
     if not digests.items() <= kept.items():
         write_json(out / DATA, {**kept, **digests})
     if file.read_text(encoding="utf-8") != to_yaml(recipe):

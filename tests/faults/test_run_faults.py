@@ -148,21 +148,17 @@ def test_a_report_stays_where_its_run_cannot_be_judged_anew(digits: Any) -> None
 def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     assert digits.run()[0] == 0
     kept = (digits.folder / "out" / "report.json").read_bytes()
-    digits.recipe["seeds"] = [1]
     remedy = "; choose another folder with --out, or delete it."
-    assert f"out holds a run of another recipe (seeds.0 is 0 there and 1 here){remedy}" in digits.refused()
-    digits.recipe["seeds"] = [0, 2]
-    assert f"out holds a run of another recipe (seeds.1 is not given there and 2 here){remedy}" in digits.refused()
-    digits.recipe["seeds"] = [0]
+    last = digits.recipe["stages"][0]["objective"].pop()
+    said = digits.refused()
+    assert "out holds a run of another recipe (stages.0.objective.1 is {" in said and f"not given here){remedy}" in said
+    digits.recipe["stages"][0]["objective"].append(last)
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
     assert f"(stages.0.train.lr is {rate} there and {rate / 2} here){remedy}" in digits.refused()
     digits.recipe["stages"][0]["train"] |= {"lr": rate, "clip": None}  # no clipping is not the default of clipping
     assert f"(stages.0.train.clip is not given there and null here){remedy}" in digits.refused()
     del digits.recipe["stages"][0]["train"]["clip"]
-    digits.recipe["baselines"] = []
-    assert "(baselines is ['do_nothing'] there and not given here)" in digits.refused()
-    digits.recipe["baselines"] = ["do_nothing"]
     digits.write("digits.jsonl", [{"id": "other", "inputs": [0.5] * 64, "label": 1}])
     assert "roles.forget: its rows have changed since the run in" in digits.refused()
     assert (digits.folder / "out" / "report.json").read_bytes() == kept

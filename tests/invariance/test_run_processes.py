@@ -1,6 +1,6 @@
 """``torchrun -m palimpsest.cli run`` on two processes: the same report, every item measured once, written once.
 
-The two processes run it in two goes, with other audits first.
+The two processes run it in two goes, first with other audits, one baseline and no variant.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "PYTHONPATH": os.pathsep.join([str(home), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     few = {"forget": ["probability", {"rouge": {"max_new_tokens": 3}}]}
-    for wanted in ({**recipe, "audits": few, "expect": {}}, recipe):
+    first = {**recipe, "audits": few, "expect": {}, "variants": {}, "baselines": ["do_nothing"]}
+    for wanted in (first, recipe):
         (home / "recipe.yaml").write_text(dump(wanted))
         done = subprocess.run(
             [*launch, "-m", "palimpsest.cli", *flags, str(home / "two")],

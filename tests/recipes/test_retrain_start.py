@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from palimpsest.checkpoint import read_tensors
-from palimpsest.plans import plans, stage_folders
+from palimpsest.plans import made_by, plans, stage_folders
 from palimpsest.recipe import RecipeError
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_source import parse_recipe
@@ -105,9 +105,9 @@ def test_stages_from_another_start_are_not_those_of_the_recipe(raw: dict[str, An
     for key in ("objective", "train"):
         stages[1][key] = raw.pop(key)
     own = plans(parse_recipe(retrain(raw | {"stages": stages})))
-    assert stage_folders(own)["retrained", 0] == Path("before/0-teach")
+    assert stage_folders(made_by(own))["retrained", 0] == Path("before/0-teach")
     other = plans(parse_recipe(retrain(raw | {"stages": stages}, pretrained=str(models / "base"))))
-    assert stage_folders(other)["retrained", 0] == Path("retrained/0-teach")
+    assert stage_folders(made_by(other))["retrained", 0] == Path("retrained/0-teach")
 
 
 def test_with_nothing_to_repeat_the_start_is_asked_for_first(raw: dict[str, Any]) -> None:
