@@ -35,9 +35,10 @@ from palimpsest.intervention import Intervention
 from palimpsest.loaded import load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
+from palimpsest.own_parts import OwnCodeError, checked_scores, with_traceback
 from palimpsest.plans import Plan, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
-from palimpsest.recipe import Recipe, RecipeError, to_yaml
+from palimpsest.recipe import Recipe, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse, rehearse_loaded
@@ -50,13 +51,14 @@ from palimpsest.run_folder import (
     claim,
     claim_code,
     claim_data,
+    code_of,
     commits_of,
     finished,
     keep,
     measured_in,
     read_scores,
 )
-from palimpsest.stage import Outcome, Trained, explained, run_stage
+from palimpsest.stage import Outcome, Trained, explaining, run_stage
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
 from palimpsest.step import States
@@ -64,7 +66,7 @@ from palimpsest.watch import Watched
 
 __all__ = ["Events", "run"]
 
-SCORES = "scores.jsonl"
+SCORES, TRACEBACK = "scores.jsonl", "traceback.txt"
 
 
 class Events(Protocol):
@@ -115,19 +117,26 @@ def run(
 
     A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
     recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
-    in ``out``.
+    in ``out``.  Where code of the user's own failed, its traceback lies there too.
     """
     from palimpsest.heap import keep_heap
 
-    told = events or Quiet()
     keep_heap()
+    try:
+        return _run(recipe, out, folder, events or Quiet(), allow_imports)
+    except OwnCodeError as error:
+        raise with_traceback(error, out / TRACEBACK) from error.__cause__
+
+
+def _run(recipe: Recipe, out: Path, folder: Path | None, told: Events, allow_imports: bool) -> Report:
     other = agreed(lambda: claim(out, recipe))
     rows, answers = load_roles(recipe, folder)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
-    digests = fingerprints(rows, answers)
+    digests = fingerprints(rows, answers) | code_of(recipe, allow_imports=allow_imports)
     agreed(lambda: claim_data(out, digests))
-    report = agreed(partial(finished, out, recipe))
+    agreed(lambda: (out / TRACEBACK).unlink(missing_ok=True))
+    report = agreed(partial(finished, out, recipe, asked_of(recipe.audits, allow_imports=allow_imports)))
     if report is not None:
         agreed(partial(keep, out, recipe, digests))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
@@ -197,7 +206,7 @@ class _Work:
         self.plans = plans(self.recipe, allow_imports=self.allow_imports)
         self.folders = stage_folders(self.plans)
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
-        self.asked = asked_of(self.recipe.audits)
+        self.asked = asked_of(self.recipe.audits, allow_imports=self.allow_imports)
         self.parts = len(self.recipe.seeds) * sum(
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
@@ -282,18 +291,13 @@ class _Work:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
         named = self._trained_on()
         for role in (r for r in (*roles.rows, *roles.answers) if r in named):
-            try:
+            with explaining(f"roles.{role}"):
                 if role in roles.rows:
                     roles[role]
                 else:
                     paired = roles.answers[role]
                     for row in paired.trials(self.rows[paired.to][0]):
                         roles.adapter.encode(row, f"{paired.to} row 1 with an answer")
-            except Exception as error:
-                told = explained(error, f"roles.{role}")
-                if told is error:
-                    raise
-                raise told from error
 
     def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> None:
         """All audits of one model; each is kept in ``file`` as soon as it is done, and not asked again.
@@ -303,10 +307,8 @@ class _Work:
         done = agreed(partial(measured_in, file, self.asked))
         with ExitStack() as stack:
             for intervention in trained.interventions:
-                try:
+                with explaining(type(intervention).__name__):
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
-                except ValueError as error:
-                    raise RecipeError(f"{type(intervention).__name__}: {error}") from error
             own = roles.adapter.subject(trained.model)
             subject = shared(own)
             for role, audits in self.audits.items():
@@ -316,13 +318,8 @@ class _Work:
                     if isinstance(own, Telling):
                         own.told = _Questions(self.told, f"{role}/{name}")
                     torch.manual_seed(seed)  # an audit's figure must not depend on the audits before it
-                    try:
-                        scores = audit(subject, self.rows, role)
-                    except Exception as error:
-                        told = explained(error, f"audits.{role}.{name}")
-                        if told is error:
-                            raise
-                        raise told from error
+                    with explaining(f"audits.{role}.{name}"):
+                        scores = checked_scores(audit(subject, self.rows, role), audit, self.rows[role], role)
                     scores = dataclasses.replace(scores, name=name, role=role)
                     agreed(partial(add_scores, file, scores, self.asked[role, name]))
 
