@@ -11,7 +11,7 @@ from palimpsest.checkpoint import write_text
 from palimpsest.own_code import line_of
 from palimpsest.recipe import RecipeError, short
 
-__all__ = ["OwnCodeError", "checked_scores", "failed", "with_traceback"]
+__all__ = ["OwnCodeError", "checked_scores", "failed", "failure", "with_traceback"]
 
 
 class OwnCodeError(RecipeError):
@@ -28,6 +28,12 @@ def failed(error: Exception, place: str) -> OwnCodeError | None:
     message = " ".join(str(error).split())[:200].rstrip(".")
     told = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return OwnCodeError(f"{place}: {told} ({line}); correct that code.")
+
+
+def failure(name: str, error: Exception) -> str:
+    """The sentence for code of the user's own, called ``name``, that failed as it was loaded or made."""
+    line = line_of(error)
+    return f"{name} failed ({type(error).__name__}: {error}{f'; {line}' if line else ''}); correct its code."
 
 
 def with_traceback(error: OwnCodeError, file: Path) -> OwnCodeError:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import yaml
 
+from palimpsest.recipe import plain
+from palimpsest.recipe_parts import compile_objective, compile_training
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.yaml_text import NotYaml, dump, parse
 
 
@@ -79,3 +83,24 @@ def test_only_plain_data_is_written() -> None:
         dump({"a": object()})
     shared = [1]
     assert dump({"a": shared, "b": shared}) == "a:\n- 1\nb:\n- 1\n"  # no anchors
+
+
+def test_a_recipe_that_was_read_by_a_loader_of_yaml_1_1() -> None:
+    """PyYAML's own loaders make True of the key ``on`` and a text of 1e-3."""
+    text = """
+    model: {pretrained: tiny-llama}
+    roles: {a: {zoo: probes}}
+    objective: [{on: a, cross_entropy: {}, weight: 1e-3}]
+    train: {steps: 1, lr: 1e-3}
+    audits: {a: [perplexity]}
+    """
+    raw = yaml.safe_load(text)
+    assert True in raw["objective"][0]
+    recipe = parse_recipe(raw)
+    others = {key: value for key, value in plain(parse_recipe(parse(text))).items() if key != "stages"}
+    assert others.items() <= plain(recipe).items()
+    (term,) = recipe.stages[0].objective
+    assert term["on"] == "a" and set(term) == {"on", "cross_entropy", "weight"}
+    total = compile_objective(recipe.stages[0], "stages.0")
+    assert total is not None and total.terms[0].weight == 1e-3
+    assert compile_training(recipe.stages[0], "stages.0").lr == 1e-3
