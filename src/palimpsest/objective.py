@@ -184,7 +184,9 @@ class Total:
 
     def __radd__(self, other: int) -> Total:
         """``sum(totals)``, which begins with 0."""
-        return self if isinstance(other, int) and other == 0 else self + other
+        if other != 0:
+            raise TypeError(f"A term can be added to a term, not to {other!r}; write on(role, method).")
+        return self
 
     def __mul__(self, weight: float | Schedule) -> Total:
         return Total(tuple(term * weight for term in self.terms))

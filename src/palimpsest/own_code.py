@@ -33,7 +33,8 @@ def code_digests(spec: Any, *, allow_imports: bool = False) -> dict[str, str]:
     digests = {}
     for name in sorted(set(_names(spec))) if allow_imports else ():
         found: dict[tuple[str, str], str] = {}
-        _gather(*name.split(":"), found)
+        module, _, attribute = name.partition(":")
+        _gather(module, attribute, found)
         if found:
             digests[name] = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
     return digests

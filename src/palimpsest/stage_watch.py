@@ -48,10 +48,10 @@ def watch_of(
                     scores = audit(subject, roles.rows, role)
                     found[f"{role}/{name}"] = checked_scores(scores, audit, roles.rows[role], role)
                 except Exception as error:
-                    own = failed(error, f"{place}.audits.{role}.{name}")
-                    if own is None and not isinstance(error, ValueError | LookupError):
+                    told = failed(error, f"{place}.audits.{role}.{name}")
+                    if told is None and not isinstance(error, ValueError | LookupError):
                         raise
-                    raise own or RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
+                    raise told or RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
         return found
 
     return Watch(spec.every, measure, folder / ITEMS)
