@@ -34,6 +34,8 @@ __all__ = [
     "Trainable",
     "Unmeasurable",
     "Versus",
+    "answer_column",
+    "as_text",
     "column",
     "role_rows",
     "row_ids",
@@ -211,6 +213,11 @@ def role_rows(data: Mapping[str, Sequence[Row]], role: str, audit: str) -> Seque
     return rows
 
 
+def as_text(answer: Any) -> Any:
+    """An answer to choose among, which may be a number, as a model is asked about it; anything else as it is."""
+    return str(answer) if isinstance(answer, int | float) else answer
+
+
 def column(rows: Sequence[Row], name: str, role: str, audit: str, first: int = 1) -> list[Any]:
     """One column of all rows, of which the first is number ``first`` of its role.
 
@@ -224,3 +231,16 @@ def column(rows: Sequence[Row], name: str, role: str, audit: str, first: int = 1
                 f" columns: {', '.join(map(str, row))})."
             )
     return [row[name] for row in rows]
+
+
+def answer_column(rows: Sequence[Row], name: str, role: str, audit: str) -> list[list[Any]]:
+    """One column of all rows as lists of answers; a text, or the messages of one answer, is a list of one.
+
+    Raises ``Unmeasurable`` for a row that lacks it or has it empty, naming the row.
+    """
+    return [_answers(value) for value in column(rows, name, role, audit)]
+
+
+def _answers(value: Any) -> list[Any]:
+    several = isinstance(value, list | tuple) and not any(isinstance(v, Mapping) for v in value)
+    return list(value) if several else [value]

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,11 +64,18 @@ class Unwritable(OSError):
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block ends well, and disappears otherwise."""
+    """A temporary name beside ``path`` that takes its place when the block ends well, and disappears otherwise.
+
+    Who may read the file follows the process's umask, whatever its writer sets (safetensors, that only the owner may).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         flush(temporary)
         os.replace(temporary, path)
     except OSError as error:

@@ -5,7 +5,8 @@
     palimpsest compare run-a run-b    palimpsest new objectives my_loss
     palimpsest fit table.csv --law power_law
 
-Every failure is one sentence on standard error and exit status 2 (1 for a run that stopped, 130 for Ctrl-C).
+Every failure is one sentence on standard error and exit status 2 (1 for a run that stopped, and with
+``run --strict`` for a verdict that is lost, failed or not shown; 130 for Ctrl-C).
 """
 
 from __future__ import annotations
@@ -28,20 +29,28 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = top.add_subparsers(dest="verb", metavar="run | audit | compare | fit | verify | list | new")
 
-    _recipe_arguments(verbs, "run", "train, measure and report what a recipe says")
+    run = _recipe_arguments(verbs, "run", "train, measure and report what a recipe says")
+    run.add_argument("--strict", action="store_true", help="exit status 1 where a verdict is lost, failed or not shown")
     _recipe_arguments(verbs, "audit", "measure the recipe's model as it is, without training")
     compare = verbs.add_parser("compare", help="one report of several run folders, paired by item")
     compare.add_argument("folders", type=Path, nargs="+", help="run folders of recipes that measured the same items")
     compare.add_argument("--out", type=Path, help="the folder of the comparison (default: runs/compare)")
-    fit = verbs.add_parser("fit", help="fit a law to a table of runs and predict")
-    fit.add_argument("table", type=Path, help="a CSV file with a column for each variable of the law")
-    fit.add_argument("--law", default="power_law", help="a file name of laws/ (default: power_law)")
+    text = "fit a law to a table of runs and predict"
+    fit = verbs.add_parser("fit", help=text, description=f"{text}: loss = E + A x^-alpha where nothing else is said")
+    fit.add_argument(
+        "table", type=Path, help="a .csv, .jsonl or .parquet file, a row for each run; power_law reads its x and loss"
+    )
+    fit.add_argument(
+        "--law",
+        default="power_law",
+        help="a law's name, or its fields too: '{power_law: {variable: size, target: loss}}' (default: power_law)",
+    )
     fit.add_argument(
         "--predict",
         action="append",
         default=[],
         metavar="VARIABLE=VALUE",
-        help="predict at this point, with an interval",
+        help="predict at this point, with an interval, such as x=1e9; once for each point",
     )
     verify = verbs.add_parser("verify", help="run a paper's claims and keep the evidence")
     verify.add_argument("paper", help="a paper's name, as `palimpsest list papers` prints it")
@@ -62,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _recipe_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> None:
+def _recipe_arguments(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
     """A verb that is given a recipe."""
     verb = verbs.add_parser(name, help=text, description=text)
     verb.add_argument("recipe", type=Path, help="a YAML file, or a Python file with def recipe() (--allow-imports)")
@@ -75,6 +86,7 @@ def _recipe_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
         help="replace one value, such as objective.0.npo.beta=0.2",
     )
     verb.add_argument("--allow-imports", action="store_true", help="let the recipe name classes outside Palimpsest")
+    return verb
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

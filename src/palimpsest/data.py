@@ -39,7 +39,7 @@ def load_rows(
             raise ValueError(f"{source}: rows must be at least 1, not {rows}.")
         found = found[:rows]
     if not found:
-        raise ValueError(f"{source} holds no rows; give it data or leave the role out.")
+        raise ValueError(f"{source} holds no rows; write some into it, or name another file.")
     return found
 
 

@@ -4,8 +4,8 @@ By default glibc gives every large block straight back to the kernel when it is 
 and asks for the same hundreds of megabytes (logits, activations, gradients) at every step, and each time the kernel
 must find, zero and map every 4 KiB page again on its first touch.  Those page faults can cost as much as the
 arithmetic around them.  ``keep_heap`` tells the allocator to serve all blocks from its heap and never to shrink it.
-The price: the process keeps its peak memory until it ends, and that peak is higher in the first steps, until small
-blocks have found places that do not split the large ones.
+The price: the process keeps its peak memory until it ends or ``give_back`` is called, and that peak is higher in the
+first steps, until small blocks have found places that do not split the large ones.
 
 See: mallopt(3), the parameters M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD.
 """
@@ -17,7 +17,7 @@ import os
 import sys
 from functools import cache
 
-__all__ = ["keep_heap"]
+__all__ = ["give_back", "keep_heap", "keeps_heap"]
 
 # From <malloc.h>; they are part of glibc's binary interface.
 M_TRIM_THRESHOLD = -1
@@ -37,6 +37,17 @@ def keep_heap() -> bool:
     if os.environ.get("PALIMPSEST_KEEP_HEAP") == "0":
         return False
     return _tell_allocator()
+
+
+def keeps_heap() -> bool:
+    """Whether ``keep_heap`` was called and holds; nothing is changed."""
+    return _tell_allocator.cache_info().currsize > 0 and _tell_allocator()
+
+
+def give_back() -> None:
+    """Hand the pages of freed memory to the system, this once (malloc_trim(3)); nothing outside Linux with glibc."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 @cache

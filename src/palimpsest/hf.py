@@ -109,6 +109,7 @@ class RolesTrainer(Trainer):  # type: ignore[misc]
                 world=world,
                 accumulation=self.training.accumulation,
                 roles=self.step.objective.roles,
+                pairs=self.step.objective.pairs,
             )
 
         windows = _Windows(window, self.steps, self.training.accumulation)

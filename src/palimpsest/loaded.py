@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from palimpsest.views import Adapter
 if TYPE_CHECKING:
     from palimpsest.adapters.rows_to_tokens import Tokens
 
-__all__ = ["Check", "Loaded", "load_model", "row_checks"]
+__all__ = ["Check", "Loaded", "base_of", "load_model", "row_checks"]
 
 Check = Callable[[Row, str], None]
 """Raises ``ValueError`` for a row, named as in the second argument, that a kind of model cannot read."""
@@ -46,8 +47,32 @@ def row_checks(model: ModelSpec) -> tuple[Check, Check]:
     return partial(rows_to_tokens.check_row, chat=model.chat), partial(rows_to_tokens.check_prompt, chat=model.chat)
 
 
-def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[str], None] | None = None) -> Loaded:
-    """The recipe's model in float32 on the best device there is, and its adapter. Raises ``RecipeError``."""
+def base_of(model: ModelSpec, folder: Path | None = None) -> Path | None:
+    """Where the folder or the file of a recipe's model lies, looked up like the rows of its roles; nothing is loaded.
+
+    None for a model that has a name instead.  Raises ``RecipeError``.
+    """
+    if model.adapter == "classifier":
+        return None
+    from palimpsest.zoo.models import local
+
+    try:
+        return local(model.pretrained, folder)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"model.pretrained: {error}") from None
+
+
+def load_model(
+    recipe: Recipe,
+    *,
+    base: Path | None = None,
+    allow_imports: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> Loaded:
+    """The recipe's model in float32 on the best device there is, and its adapter. Raises ``RecipeError``.
+
+    ``base`` is where its files lie; left out, a relative path is looked up in the working directory.
+    """
     spec = recipe.model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -61,9 +86,10 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
             raise RecipeError(
                 f"model: language models need transformers ({error}); pip install 'palimpsest[hf]'."
             ) from None
+        base = base or base_of(spec)
         if note is not None:
             note(f"Loading {spec.pretrained}.")
-        model, tokenizer = load_causal_lm(spec.pretrained)
+        model, tokenizer = load_causal_lm(spec.pretrained if base is None else str(base))
     except (ValueError, LookupError, OSError, ImportError) as error:
         text = str(error)
         raise RecipeError(text if text.startswith("model") else f"model.pretrained: {text}") from None
@@ -73,7 +99,10 @@ def load_model(recipe: Recipe, *, allow_imports: bool = False, note: Callable[[s
             f"model.max_length: {spec.max_length} tokens are more than the {limit} this model can see; lower it."
         )
     length = spec.max_length or min(LONGEST_ROW, limit or LONGEST_ROW)
-    adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed)
+    try:
+        adapter = CausalLM(tokenizer, length, spec.chat, spec.chat_template, spec.packed, spec.end_of_text)
+    except ValueError as error:
+        raise RecipeError(f"model.{error}") from None
     if spec.chat or spec.chat_template:
         _try_template(adapter.tokens)
     return Loaded(model.to(device), adapter)

@@ -364,6 +364,7 @@ class _Run:
             world=self.step.processes,
             accumulation=training.accumulation,
             roles=self.step.objective.roles,
+            pairs=self.step.objective.pairs,
         )
         device = next(self.model.parameters()).device
         counts = self.step.count(batches, self.done)

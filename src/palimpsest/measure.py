@@ -48,10 +48,11 @@ def build_report(
 ) -> Report:
     """The report of one recipe.
 
-    Runs are held against the run ``before`` and, where there is one, against ``retrained``; variants, and further runs
-    of kind ``after``, against the first of that kind too.  Verdicts are about the runs of kind ``after``.  ``expect``
-    maps ``role/audit`` to an expectation (see ``verdict``), ``rows`` (role, id) to the row an item is shown with.
-    Raises ``ValueError`` when runs measured different items, or when an expectation cannot be read.
+    Runs are held against the run ``before`` and, where there is one, against ``retrained``, or against those that
+    their ``Run`` names; variants, and further runs of kind ``after``, against the first of that kind too.
+    Verdicts are about the runs of kind ``after``.  ``expect`` maps ``role/audit`` to an expectation (see ``verdict``),
+    ``rows`` (role, id) to the row an item is shown with.  Raises ``ValueError`` when runs measured different items, or
+    when an expectation cannot be read.
     """
     table, missing = _table(measurements, runs)
     changes, versus = _comparisons(table, runs, resamples, seed)
@@ -76,17 +77,20 @@ def build_report(
 def _comparisons(
     table: _Table, runs: Sequence[Run], resamples: int, seed: int
 ) -> tuple[tuple[Change, ...], tuple[Versus, ...]]:
-    """Every run against ``before``, with p adjusted over all of them, and ``retrained``; variants and further runs of
-    kind ``after`` against the first one."""
+    """Every run against its ``before``, with p adjusted over all of them, and its ``retrained``; variants and further
+    runs of kind ``after`` against the first one."""
     first = next((run.name for run in runs if run.kind == "after"), AFTER)
     rivals = {run.name for run in runs if run.kind in ("after", "variant")} - {first}
+    about = {run.name: run for run in runs}
+    starts, goals = {r.before for r in runs} | {BEFORE}, {r.retrained for r in runs} | {RETRAINED}
     changes, versus = [], []
     for key, by_run in table.items():
         for run, after in by_run.items():
-            if run != BEFORE and BEFORE in by_run:
-                changes.append(_change(run, key, by_run[BEFORE], after, resamples, seed))
-            if run not in (BEFORE, RETRAINED) and RETRAINED in by_run:
-                versus.append(_versus(run, key, after, by_run[RETRAINED], resamples, seed))
+            before, goal = about[run].before, about[run].retrained
+            if run not in starts and before in by_run:
+                changes.append(_change(run, key, by_run[before], after, resamples, seed))
+            if run not in starts | goals and goal in by_run:
+                versus.append(_versus(run, key, goal, after, by_run[goal], resamples, seed))
             if run in rivals and first in by_run:
                 versus.append(_against(run, key, first, after, by_run[first], resamples, seed))
     adjusted = statistics.holm([change.p for change in changes])
@@ -123,13 +127,20 @@ def _scores(table: _Table, expect: _Expect, resamples: int, seed: int) -> tuple[
 
 
 def _better(place: str, expect: _Expect, own: str) -> str:
-    """Which way is better: as expected, where the expectation names a direction, else as the audit says."""
+    """Which way is better: as expected, where the expectation names a direction, else as the audit says.
+
+    A bound on one side names one, and so does a margin that demands a change; a margin of what is kept does not.
+    """
     if place not in expect:
         return own
     wanted = parse_expectation(expect[place], f"expect.{place}")
     if wanted.kind == "nearer":
         return f"nearer:{wanted.reference}"
-    return wanted.kind if wanted.kind in ("higher", "lower") else own
+    if wanted.kind in ("higher", "lower"):
+        return wanted.kind
+    if wanted.kind == "change" and wanted.allows(0):
+        return own
+    return "higher" if math.isinf(wanted.high) else "lower"
 
 
 def _score(run: str, key: _Key, scores: Sequence[Scores], better: str, resamples: int, seed: int) -> Score:
@@ -164,13 +175,16 @@ def _change(
 
 
 def _test(before: Sequence[Scores], after: Sequence[Scores], resamples: int, seed: int) -> tuple[str, float]:
-    """The name of the test that fits, and its p: seeds and AUCs are resampled, single runs are permuted."""
+    """The name of the test that fits, and its p: seeds and AUCs are resampled, single runs are permuted.
+
+    There is none where a single item gives no interval either.
+    """
+    if statistics.lone([before, after]):
+        return "none", math.nan
     if len(before) == len(after) == 1 and before[0].statistic == "mean":
         if statistics.is_binary(before[0]) and statistics.is_binary(after[0]):
             return "McNemar, exact", statistics.mcnemar(before[0], after[0]).p
         return "paired permutation", statistics.paired_permutation(before[0], after[0], resamples=resamples, seed=seed)
-    if len(before[0].ids) == 1 and len(before) == len(after) == 1:
-        return "none", math.nan
     return "paired bootstrap", statistics.bootstrap_p(before, after, resamples=resamples, seed=seed)
 
 
@@ -189,20 +203,21 @@ def _over_seeds(scores: Sequence[Scores]) -> Scores | None:
 
 
 def _versus(
-    run: str, key: _Key, after: Sequence[Scores], reference: Sequence[Scores], resamples: int, seed: int
+    run: str, key: _Key, name: str, after: Sequence[Scores], reference: Sequence[Scores], resamples: int, seed: int
 ) -> Versus:
+    """Scores against those of the run ``name``, as their audit wants them to be."""
     kind = after[0].versus
     if kind == "ks":
         tests = [statistics.ks_two_sample(a.items, reference[i % len(reference)].items) for i, a in enumerate(after)]
         # Several seeds measure the same items, so pooling them would count the items more than once.
         figure = sum(t.statistic for t in tests) / len(tests)
         p = sorted(t.p for t in tests)[(len(tests) - 1) // 2]
-        return Versus(run, *key, RETRAINED, kind, figure, math.nan, math.nan, p)
+        return Versus(run, *key, name, kind, figure, math.nan, math.nan, p)
     if kind == "difference":
-        return _against(run, key, RETRAINED, after, reference, resamples, seed)
+        return _against(run, key, name, after, reference, resamples, seed)
     interval = statistics.relative_difference(after, reference, resamples=resamples, seed=seed)
-    p = _test(reference, after, resamples, seed)[1]
-    return Versus(run, *key, RETRAINED, kind, interval.value, interval.low, interval.high, p)
+    p = _test(reference, after, resamples, seed)[1] if math.isfinite(interval.value) else math.nan
+    return Versus(run, *key, name, kind, interval.value, interval.low, interval.high, p)
 
 
 def _against(
@@ -232,14 +247,15 @@ def _verdicts(
         expectation = parse_expectation(spec, f"expect.{name}")
         role, _, audit = name.partition("/")
         by_run = table.get((role, audit), {})
-        for run in (r.name for r in runs if r.kind == "after"):
-            if BEFORE not in by_run or run not in by_run:
-                absent = "before and after" if not by_run else BEFORE if BEFORE not in by_run else run
+        for about in (r for r in runs if r.kind == "after"):
+            run = about.name
+            if about.before not in by_run or run not in by_run:
+                absent = "before and after" if not by_run else BEFORE if about.before not in by_run else run
                 why = f"{role} / {audit} was not measured {absent}; name the audit under audits to have it judged."
                 verdicts.append(Verdict(run, role, audit, expectation.text, "not shown", why))
                 continue
-            reference = by_run.get(expectation.reference)
-            before, after = by_run[BEFORE], by_run[run]
+            goal = about.retrained if expectation.reference == RETRAINED else expectation.reference
+            reference, before, after = by_run.get(goal), by_run[about.before], by_run[run]
             verdicts.append(
                 judge(run, role, audit, expectation, before, after, reference, resamples=resamples, seed=seed)
             )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ __all__ = [
     "Counts",
     "Losses",
     "Objective",
+    "Pairing",
     "Schedule",
     "Term",
     "Total",
@@ -43,6 +44,9 @@ Schedule = Callable[[float], float]
 Counts = Mapping[tuple[str, Unit], float]
 """(role, unit) -> number of items in the accumulation window over all processes."""
 
+Pairing = Literal["answers", "rows", "none"]
+"""What joins the roles of one term."""
+
 WEIGHTS = "weights"
 """The reserved role of penalties on the parameters."""
 
@@ -54,20 +58,25 @@ class Objective:
     or the parameters (one value).  ``needs`` lists what must be computed beside the model: ``ref``, ``teacher``,
     ``hidden:<module path>``, and of the reference ``ref:hidden:<module path>``.  ``arity`` is the number of roles that
     one term is on: with more than one, ``view`` is the tuple of their views, paired row by row, and items are counted
-    on the first.  ``couples`` says that an item's value depends on the other rows of its batch (contrastive losses):
-    such an objective refuses accumulation, and several processes unless it ``gathers`` their rows itself.  ``even``
-    says that every item is the same multiple of ``view.logp``, which saves ``logp`` a quarter of its arithmetic.
-    ``ranks`` says that of two items the one with the larger value has more to be learned; it is False where all items
-    carry the value of their batch, or one that means something else.
+    on the first.  ``pairs`` says how: by ``answers``, row i of each role answers one prompt; by ``rows``, row i belongs
+    with row i, whatever the prompts; ``none``, the roles only stand beside each other.  ``couples`` says that an item's
+    value depends on the other rows of its batch (contrastive losses): such an objective refuses accumulation, and
+    several processes unless it ``gathers`` their rows itself.  ``even`` says that every item is the same multiple of
+    ``view.logp``, which saves ``logp`` a quarter of its arithmetic.  ``ranks`` says that of two items the one with the
+    larger value has more to be learned; it is False where all items carry the value of their batch, or one that means
+    something else.  ``forgets`` is the place of the role, among those of the term, whose rows the model is to forget;
+    None where there is none.
     """
 
     unit: ClassVar[Unit] = "token"
     needs: ClassVar[frozenset[str]] = frozenset()
     arity: ClassVar[int] = 1
+    pairs: ClassVar[Pairing] = "answers"
     couples: ClassVar[bool] = False
     even: ClassVar[bool] = False
     gathers: ClassVar[bool] = False
     ranks: ClassVar[bool] = True
+    forgets: ClassVar[int | None] = None
     __pydantic_config__: ClassVar[Mapping[str, bool]] = {"arbitrary_types_allowed": True}
     """For ``names.build``: a field may hold another objective, which is checked by its class."""
 
@@ -124,6 +133,11 @@ class Term:
         """The objective's name in a recipe, or its class's where it is not one of the library's."""
         home, own = type(self.objective).__module__, type(self.objective).__name__
         return home.rsplit(".", 1)[-1] if home.startswith("palimpsest.") else own
+
+    @property
+    def joins(self) -> bool:
+        """Whether row i of one of its roles belongs with row i of the others."""
+        return len(self.role) > 1 and self.objective.pairs != "none"
 
     def weight_at(self, progress: float) -> float:
         """The weight at ``progress`` in [0, 1]."""
@@ -199,6 +213,11 @@ class Total:
         return tuple(dict.fromkeys(r for t in self.terms for r in t.role if r != WEIGHTS))
 
     @property
+    def pairs(self) -> tuple[tuple[str, ...], ...]:
+        """The roles of each term that joins row i of one with row i of the others: they are drawn in one order."""
+        return tuple(t.role for t in self.terms if t.joins)
+
+    @property
     def methods(self) -> dict[str, str]:
         """Term name -> its method, numbered where it occurs again: what finds a method's state in the next stage."""
         found: dict[str, str] = {}
@@ -251,13 +270,32 @@ class Losses:
 
 
 def count_items(total: Total | Term, batches: Sequence[RoleBatch]) -> dict[tuple[str, Unit], float]:
-    """Items per (first role, unit) over the micro-batches of this process; sum it over processes."""
+    """Items per (first role, unit) over the micro-batches of this process; sum it over processes.
+
+    Raises ``ValueError`` where a term joins rows of two roles that do not belong together.
+    """
     total = Total((total,)) if isinstance(total, Term) else total
+    for term in (t for t in total.terms if t.joins):
+        _refuse_strangers(term, batches)
     keys = {(t.role[0], t.objective.unit) for t in total.terms}
     return {
         (role, unit): 1.0 if unit == "parameter" else float(sum(b.adapter.count(b[role], unit) for b in batches))
         for role, unit in keys
     }
+
+
+def _refuse_strangers(term: Term, batches: Sequence[RoleBatch]) -> None:
+    """Whether the rows that stand side by side are those of one number, as far as the batches know it."""
+    for batch in batches:
+        first, *others = (batch[role].get("index") for role in term.role)
+        for role, index in zip(term.role[1:], others, strict=True):
+            if first is None or index is None or (first.shape == index.shape and bool((first == index).all())):
+                continue
+            if first.shape == index.shape:  # of another size, the objective says what it makes of them
+                raise ValueError(
+                    f"{term.name} joins row i of {term.role[0]!r} with row i of {role!r}, but this batch holds them in"
+                    f" two orders; draw both in one with Roles.window(…, pairs=total.pairs)."
+                )
 
 
 def prepare(

@@ -9,12 +9,15 @@ from pathlib import Path
 from palimpsest.recipe import Recipe, Stage
 from palimpsest.recipe_parts import compile_baselines
 
-__all__ = ["Plan", "model_folder", "plans", "stage_folders"]
+__all__ = ["Plan", "about", "model_folder", "plans", "stage_folders"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths."""
+    """One model that will be audited: where it starts and the stages that lead to it; ``places`` are their paths.
+
+    ``pretrained`` names the model at whose weights it starts, where those are not the recipe's own.
+    """
 
     name: str
     kind: str
@@ -22,6 +25,7 @@ class Plan:
     start: str
     stages: tuple[Stage, ...]
     places: tuple[str, ...]
+    pretrained: str | None = None
 
 
 def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
@@ -37,8 +41,23 @@ def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
     for label, stages in recipe.variants.items():
         found.append(Plan(label, "variant", label, "before", tuple(stages), _places(f"variants.{label}", stages)))
     for b in compile_baselines(recipe, allow_imports=allow_imports):
-        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, _places(f"baselines.{b.name}", b.stages)))
+        places = _places(f"baselines.{b.name}", b.stages)
+        found.append(Plan(b.name, "baseline", b.label, b.start, b.stages, places, b.pretrained))
     return found
+
+
+def about(recipe: Recipe) -> str:
+    """A sentence on which stages the report compares, where earlier ones change the model too; else empty."""
+    trunk = [s for s in recipe.stages[: recipe.start] if s.trains == "model"]
+    if recipe.tasks or not any(s.objective or s.edit or s.intervention for s in trunk):
+        return ""
+    taught = [str(term["on"]) for term in trunk[0].objective if recipe.audits.get(str(term["on"]))]
+    role = [*taught, *(role for role, own in recipe.audits.items() if own), "..."][0]
+    return (
+        f"The report is about the last stage, {recipe.stages[-1].name}: its before is the model after"
+        f" {', '.join(stage.name for stage in trunk)}. To hold the last model against the one before all of them, write"
+        f" tasks: {{{trunk[0].name}: {role}}}; variants and baselines then start there too."
+    )
 
 
 def _label(stages: Sequence[Stage]) -> str:
@@ -51,15 +70,17 @@ def _places(home: str, stages: Sequence[Stage]) -> tuple[str, ...]:
 
 
 def stage_folders(own: Sequence[Plan]) -> dict[tuple[str, int], Path]:
-    """(plan, number of its stage) -> its folder in a seed's: a stage depends on those before it and on nothing else, so
-    plans that begin alike share what they begin with, in the folder of the first."""
+    """(plan, number of its stage) -> its folder in a seed's: a stage depends on the weights at the start, on the stages
+    before it and on nothing else, so plans that begin alike share what they begin with, in the folder of the first."""
     first: dict[str, Path] = {}
     found: dict[tuple[str, int], Path] = {}
     for plan in own:
         chain = list(own[0].stages) if plan.start == "before" else []
         for number, stage in enumerate(plan.stages):
             chain.append(stage)
-            found[plan.name, number] = first.setdefault(repr(chain), Path(plan.name) / f"{number}-{stage.name}")
+            found[plan.name, number] = first.setdefault(
+                repr((plan.pretrained, chain)), Path(plan.name) / f"{number}-{stage.name}"
+            )
     return found
 
 

@@ -1,4 +1,4 @@
-"""A recipe: a run as data, checked whole before anything is loaded.
+"""A recipe: a run as data, whose names and settings are all checked before any data or model is loaded.
 
     model: {pretrained: smollm2-135m, chat: true, chat_template: chatml}
     roles: {forget: forget.jsonl, retain: retain.jsonl}
@@ -97,7 +97,8 @@ class ModelSpec:
     """``pretrained``: a name of the zoo, a folder, a .gguf file, or a hub id. ``adapter``: the kind of model.
 
     ``max_length`` in tokens, longer rows are refused; left out, it is 1024, or what the model can see where that is
-    less.
+    less. ``end_of_text`` ends each row with ``text`` by the end token, without which a model does not learn where
+    documents end.
     """
 
     __pydantic_config__ = STRICT
@@ -107,6 +108,7 @@ class ModelSpec:
     chat_template: str | None = None
     max_length: int | None = None
     packed: bool = False
+    end_of_text: bool = False
     classes: int | None = None
     features: str | None = None
 
@@ -115,7 +117,7 @@ class ModelSpec:
             raise ValueError(f"max_length must be at least 2 tokens, not {short(self.max_length)}")
         if self.classes is not None and self.classes < 1:
             raise ValueError(f"classes must be at least 1, not {short(self.classes)}")
-        text = {"chat": self.chat, "chat_template": self.chat_template, "packed": self.packed}
+        text = {k: getattr(self, k) for k in ("chat", "chat_template", "packed", "end_of_text")}
         labels = {"classes": self.classes, "features": self.features}
         classifier = self.adapter == "classifier"
         for key, value in (text if classifier else labels).items():
@@ -173,7 +175,8 @@ class Stage:
 class Baseline:
     """Stages that lead to a model to compare with, from ``before`` the last stage or from the ``pretrained`` model.
 
-    None of them may train on rows of the role ``unseen``, whatever role holds them.
+    None of them may train on rows of the role ``unseen``, whatever role holds them.  ``pretrained`` names the model
+    that takes the place of the recipe's own at the start; ``caution`` is a sentence on what may not be meant, or empty.
     """
 
     name: str
@@ -181,6 +184,8 @@ class Baseline:
     start: Literal["before", "pretrained"]
     stages: tuple[Stage, ...]
     unseen: str | None = None
+    pretrained: str | None = None
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,9 +267,15 @@ def keys(cls: Any) -> list[str]:
 
 def keys_at(cls: Any, location: Sequence[Any]) -> list[str]:
     """The keys of the part of ``cls`` that lies at ``location``."""
-    inner = {"model": ModelSpec, "stages": Stage, "variants": Stage, "lora": Lora, "watch": WatchSpec}
-    for part in location:
-        cls = inner.get(str(part), cls)
+    inside = {
+        Recipe: {"model": ModelSpec, "stages": Stage, "variants": Stage},
+        Stage: {"lora": Lora, "watch": WatchSpec},
+    }
+    parts = iter(location)
+    for part in parts:
+        cls = inside.get(cls, {}).get(part, cls)
+        if part == "variants":  # a label is the user's word, which may be that of a key
+            next(parts, None)
     return keys(cls)
 
 

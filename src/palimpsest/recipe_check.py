@@ -92,6 +92,8 @@ def cautions(recipe: Recipe, *, allow_imports: bool = False) -> list[str]:
     trunk = _placed("stages", recipe.stages[: recipe.start])
     chains += [trunk | _placed(f"variants.{label}", stages) for label, stages in recipe.variants.items()]
     found = [text for chain in chains for text in _annealed_before(chain, allow_imports)]
+    made = compile_baselines(recipe, allow_imports=allow_imports)
+    found += [f"baselines.{i}: {baseline.caution}" for i, baseline in enumerate(made) if baseline.caution]
     return list(dict.fromkeys(found))
 
 

@@ -8,7 +8,7 @@ a model that could not be written as a whole once it is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import NoReturn, Protocol, runtime_checkable
 from palimpsest.audit import Row, Unmeasurable
 from palimpsest.checkpoint import Unwritable
 from palimpsest.loaded import Check, Loaded, row_checks
-from palimpsest.recipe import Recipe, RecipeError, Spec
-from palimpsest.recipe_parts import compile_audits_of
+from palimpsest.pairing import check_pairs
+from palimpsest.recipe import Recipe, RecipeError, Spec, Stage
+from palimpsest.recipe_parts import compile_audits_of, compile_objective
 from palimpsest.role_data import audit_names
 from palimpsest.roles import Answers, Derived
-from palimpsest.stage import WritesConfig
+from palimpsest.stage_folder import WritesConfig
 
 __all__ = ["ChecksPrompts", "rehearse", "rehearse_loaded"]
 
@@ -40,17 +41,28 @@ def rehearse(
     recipe: Recipe,
     rows: Mapping[str, Sequence[Row]],
     answers: Mapping[str, Answers | Derived],
-    trained: Collection[str],
+    stages: Mapping[str, Stage],
     *,
     allow_imports: bool = False,
 ) -> None:
-    """Raises ``RecipeError`` where a row of the roles ``trained``, or one that an audit reads, lacks what is read."""
+    """Raises ``RecipeError`` where a row that one of the ``stages`` (by place) or an audit reads lacks what is read.
+
+    It also does where rows that a term joins do not belong together.
+    """
     scored, prompted = row_checks(recipe.model)
+    found = {place: compile_objective(stage, place, allow_imports=allow_imports) for place, stage in stages.items()}
+    totals = {place: total for place, total in found.items() if total is not None}
+    trained = {role for total in totals.values() for role in total.roles}
     for role in (role for role in (*rows, *answers) if role in trained):
         try:
             _try_training(role, rows, answers, scored)
         except ValueError as error:
             raise RecipeError(f"roles.{role}: {error}") from None
+    for place, total in totals.items():
+        try:
+            check_pairs(total, rows, answers)
+        except ValueError as error:
+            raise RecipeError(f"{place}.objective: {error}") from None
     _try_all_audits(recipe, rows, _Silent(scored, lambda row, place, _: prompted(row, place)), allow_imports)
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from palimpsest.verdict import Verdict
@@ -34,6 +33,7 @@ __all__ = [
     "StageFigure",
     "Verdict",
     "Versus",
+    "over_seeds",
 ]
 
 VERSION = 1
@@ -44,7 +44,11 @@ Kind = Literal["before", "after", "variant", "baseline"]
 
 @dataclass(frozen=True)
 class Run:
-    """One model that was audited, and what it cost; None where a cost is unknown or does not apply."""
+    """One model that was audited, and what it cost; None where a cost is unknown or does not apply.
+
+    ``before`` and ``retrained`` name the runs that it is held against, which are its own where several are compared
+    that did not start alike; empty where there is none that started as it did.
+    """
 
     name: str
     kind: Kind
@@ -55,6 +59,8 @@ class Run:
     peak_memory_bytes: int | None = None
     trainable_parameters: int | None = None
     companions: tuple[dict[str, Any], ...] = ()
+    before: str = "before"
+    retrained: str = "retrained"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """A run against the run ``before``: paired change, its test, and Hedges' g.
+    """A run against its run ``before`` (see ``Run``): paired change, its test, and Hedges' g.
 
     ``p`` is two-sided and of this comparison alone; ``p_holm`` is adjusted for all changes of the report.
     """
@@ -97,8 +103,8 @@ class Change:
 class Versus:
     """A run against another one, ``reference``: a difference, a relative difference in percent, or a KS statistic.
 
-    The reference is the run ``retrained``, or, of a variant's difference, the run ``after``; of several runs that are
-    compared, the first.
+    The reference is the run's ``retrained`` (see ``Run``), or, of a variant's difference, the run ``after``; of several
+    runs that are compared, the first.
     """
 
     run: str
@@ -186,13 +192,19 @@ class Report:
     seeds: tuple[int, ...] = ()
     version: int = VERSION
 
+    def unit_of(self, role: str, audit: str) -> str:
+        """The unit of a figure; empty where it has none."""
+        return next((s.unit for s in self.scores if (s.role, s.audit) == (role, audit)), "")
+
     def to_json(self) -> str:
         """Valid JSON in plain ASCII, so that any text a model prints survives; undefined numbers are null."""
         return json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
 
     def save(self, path: str | Path) -> None:
         """Writes the file whole or not at all."""
-        write_whole(Path(path), self.to_json() + "\n")
+        from palimpsest.checkpoint import write_text  # which imports torch
+
+        write_text(Path(path), self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -216,21 +228,6 @@ class Report:
         report = _read(cls, data, place)
         assert isinstance(report, Report)
         return report
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file under a temporary name and renames it, so that no half-written file is ever seen."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _without_nan(value: Any) -> Any:
@@ -296,3 +293,14 @@ def _read_fields(kind: type, value: Any, place: str) -> Any:
 
 def _refuse(value: Any, wanted: str, place: str) -> Any:
     raise ValueError(f"{place}: this must be {wanted}, not {str(value)[:60]!r}.")
+
+
+def over_seeds(curves: Sequence[Curve]) -> list[Curve]:
+    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
+    found: dict[tuple[str, str], list[dict[float, float]]] = {}
+    for curve in curves:
+        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
+    return [
+        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
+        for (run, name), seeds in found.items()
+    ]

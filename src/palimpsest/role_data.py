@@ -11,9 +11,8 @@ from palimpsest.audit import Row
 from palimpsest.augment import Augment
 from palimpsest.data import load_rows, located, row_digest, row_key
 from palimpsest.mix import check_shares, mixed
-from palimpsest.named_roles import looked_at
 from palimpsest.procedure import Rewrite, takes
-from palimpsest.recipe import Baseline, Recipe, RecipeError, Stage, keys, short, suggest, validated
+from palimpsest.recipe import Recipe, RecipeError, keys, short, suggest, validated
 from palimpsest.recipe_parts import compile_part
 from palimpsest.roles import Answers, Derived
 
@@ -24,8 +23,6 @@ __all__ = [
     "fingerprints",
     "load_roles",
     "parts_of",
-    "refuse_seen_rows",
-    "refuse_shared_rows",
     "sources_of",
 ]
 
@@ -197,10 +194,12 @@ def audit_names(specs: Sequence[Any]) -> list[str]:
     return [spec if isinstance(spec, str) else str(next(iter(spec), "")) for spec in specs]
 
 
-def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, list[Row]], dict[str, Answers | Derived]]:
+def load_roles(
+    recipe: Recipe, folder: Path | None = None, base: Path | None = None
+) -> tuple[dict[str, list[Row]], dict[str, Answers | Derived]]:
     """Rows by role, and the roles made from others. Relative files are looked up from ``folder``.
 
-    Raises ``RecipeError``.
+    ``base`` is where the model lies, if that is known, whose tokens are counted in mixes. Raises ``RecipeError``.
     """
     rows: dict[str, list[Row]] = {}
     answers: dict[str, Answers | Derived] = {}
@@ -224,7 +223,7 @@ def load_roles(recipe: Recipe, folder: Path | None = None) -> tuple[dict[str, li
         if isinstance(spec, list):
             rows[role] = [row for other in spec for row in rows[other]]
         elif isinstance(spec, dict) and "mix" in spec:
-            rows[role] = _mix(spec, f"roles.{role}", rows, recipe)
+            rows[role] = _mix(spec, f"roles.{role}", rows, recipe, base)
     for role, found in rows.items():
         _refuse_twins(role, found)
     return {role: rows[role] for role in recipe.roles if role in rows}, answers
@@ -254,9 +253,12 @@ def _rewritten(spec: Mapping[str, Any], place: str, rows: Sequence[Row]) -> list
         raise RecipeError(f"{place}: {error}") from None
 
 
-def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]], recipe: Recipe) -> list[Row]:
+def _mix(
+    spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]], recipe: Recipe, base: Path | None
+) -> list[Row]:
     try:
-        count = _token_counter(recipe, {role: rows[role] for role in parts_of(spec)}) if "tokens" in spec else None
+        own = {role: rows[role] for role in parts_of(spec)}
+        count = _token_counter(recipe, own, base) if "tokens" in spec else None
         return mixed(
             rows, spec["mix"], rows=spec.get("rows"), tokens=spec.get("tokens"), count=count, seed=spec.get("seed", 0)
         )
@@ -266,7 +268,7 @@ def _mix(spec: Mapping[str, Any], place: str, rows: Mapping[str, Sequence[Row]],
         raise RecipeError(f"{place}: {error}") from None
 
 
-def _token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Callable[[Row], int]:
+def _token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]], base: Path | None) -> Callable[[Row], int]:
     """How many tokens of a row the recipe's model is scored on; rows that it cannot read are found before it is loaded.
 
     Raises ``ValueError``.
@@ -278,7 +280,7 @@ def _token_counter(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> Callabl
         for number, row in enumerate(own, 1):
             scored(row, f"{role} row {number}")
 
-    adapter = load_model(recipe).adapter
+    adapter = load_model(recipe, base=base).adapter
     return lambda row: adapter.count(adapter.collate([adapter.encode(row, f"row {row_key(row)}")]), "token")
 
 
@@ -337,62 +339,3 @@ def _answer_file(given: str, column: str, folder: Path | None) -> list[Any]:
     if any(v is None for v in values):
         raise ValueError(f"{given} has no column {column!r}; name the right one with column.")
     return values
-
-
-def training_roles(stages: Sequence[Stage], roles: Mapping[str, Any]) -> set[str]:
-    """The roles with data that some stage trains on, with unions and mixes taken apart."""
-    used: set[str] = set()
-    for stage in stages:
-        for term in stage.objective:
-            named = term.get("on", [])
-            for role in [named] if isinstance(named, str) else named:
-                used |= sources_of(role, roles)
-    return used
-
-
-def refuse_shared_rows(recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
-    """An audit on a role that is not trained on must not hold rows that are: it would measure memory, not ability."""
-    stages = {f"stages.{i}": stage for i, stage in enumerate(recipe.stages)}
-    stages |= {f"variants.{v}.{i}": stage for v, own in recipe.variants.items() for i, stage in enumerate(own)}
-    trained = training_roles(list(stages.values()), recipe.roles)
-    seen = {row_key(row): role for role in trained for row in rows.get(role, ())}
-    places = {role: f"{at}.watch.audits" for at, s in stages.items() if s.watch for role in s.watch.audits}
-    places |= dict.fromkeys(recipe.audits, "audits")
-    for role, place in places.items():
-        spec = recipe.roles[role]
-        if role in trained or isinstance(spec, list) or (isinstance(spec, dict) and "mix" in spec):
-            continue
-        shared = [row_key(row) for row in rows[role] if row_key(row) in seen]
-        if shared:
-            raise RecipeError(
-                f"{place}.{role}: {len(shared)} of its rows, such as {short(shared[0])}, also stand in the training"
-                f" role {seen[shared[0]]!r}; take them out of one of the two."
-            )
-
-
-TRAINED_ON = ("prompt", "completion", "text", "messages", "inputs", "label")
-"""The columns that a model is trained on; others, an id say, may differ in two rows that teach the same."""
-
-
-def refuse_seen_rows(baselines: Sequence[Baseline], recipe: Recipe, rows: Mapping[str, Sequence[Row]]) -> None:
-    """A model retrained without some rows must not find them in another role, nor a mask of it; their content tells."""
-    for baseline in (b for b in baselines if b.unseen in rows):
-        hidden = {_content(row): row for row in rows[str(baseline.unseen)]}
-        beside = {role for stage in baseline.stages for role in looked_at(stage, recipe.roles)}
-        for role in sorted(training_roles(baseline.stages, recipe.roles) | beside):
-            seen = list(dict.fromkeys(key for row in rows.get(role, ()) if (key := _content(row)) in hidden))
-            if seen:
-                raise RecipeError(
-                    f"baselines: {short(baseline.label, quoted=False)} would still learn {len(seen)} of the"
-                    f" {len(hidden)} rows of {baseline.unseen!r}, such as {short(_shown(hidden[seen[0]]))}, from the"
-                    f" role {role!r}; write it as a list of roles, [{baseline.unseen}, …], or take the rows out of it."
-                )
-
-
-def _content(row: Row) -> str:
-    return row_digest({k: row[k] for k in TRAINED_ON if k in row} or row)
-
-
-def _shown(row: Row) -> str:
-    """What a reader knows a row by."""
-    return str(next((row[k] for k in ("id", "prompt", "text") if k in row), row))

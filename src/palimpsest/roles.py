@@ -6,7 +6,8 @@
 Role names are free; the field's names (task, forget, retain, replay, holdout, pairs, …) are explained in the
 glossary.  At step t a role hands out positions [t * size, (t + 1) * size) of an endless sequence that
 is reshuffled from (seed, role, round) whenever the role has been seen once, so a shorter role cycles; a selection may
-bring an order of its own, drawn from the same seed.  That sequence depends on nothing else: any number of workers,
+bring an order of its own, drawn from the same seed.  Roles that a term joins row by row (``pairs``) are handed out in
+one order, that of the first of them.  That sequence depends on nothing else: any number of workers,
 processes or accumulation steps sees the same items at step t, and a run that starts again at step t sees what it would
 have seen.
 """
@@ -14,7 +15,7 @@ have seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,14 @@ import torch
 from torch import Tensor
 
 from palimpsest.audit import Row
+from palimpsest.pairing import leaders
 from palimpsest.select import Order, Selection
 from palimpsest.views import Adapter, Batch, Example
 
 __all__ = ["Answers", "Derived", "RoleBatch", "Roles", "seeded"]
+
+Pairs = Iterable[Sequence[str]]
+"""Roles that belong together row by row, as ``[("chosen", "rejected")]``."""
 
 
 def seeded(*parts: object) -> int:
@@ -129,7 +134,7 @@ class Roles(Mapping[str, Sequence[Example]]):
                 raise ValueError(f"The role {role!r} is made from {paired.to!r}, which is no role; there are: {known}.")
         self._encoded: dict[str, list[Example]] = {}
         self._known: dict[int, tuple[Row, Example]] = {}  # by the id() of a row that is held
-        self._orders: dict[tuple[str, int, int, int, Order | None], Tensor] = {}
+        self._orders: dict[tuple[str, str, int, int, int, Order | None], Tensor] = {}
 
     def __getitem__(self, role: str) -> Sequence[Example]:
         if role not in self._encoded:
@@ -162,40 +167,65 @@ class Roles(Mapping[str, Sequence[Example]]):
         chosen = self.selections.get(role)
         return len(self.rows[role]) if chosen is None else chosen.length
 
-    def position(self, role: str, place: int, seed: int) -> tuple[int, int]:
+    def in_one_order(self, pairs: Pairs) -> dict[str, str]:
+        """Role -> the role in whose order ``pairs`` lets its rows be drawn, for roles with rows of their own.
+
+        Raises ``ValueError`` where one has other rows, or a selection of others, than the role that it is joined with.
+        """
+        found = leaders([self.source(role) for role in joined] for joined in pairs)
+        for role, first in found.items():
+            if len(self.rows[role]) != len(self.rows[first]):
+                raise ValueError(
+                    f"{first!r} and {role!r} are joined row by row, but have {len(self.rows[first])} and"
+                    f" {len(self.rows[role])} rows; give both as many."
+                )
+            own, other = self.selections.get(role), self.selections.get(first)
+            alike = own is other if own is None or other is None else torch.equal(own.index, other.index)
+            if not alike:
+                raise ValueError(
+                    f"{first!r} and {role!r} are joined row by row, but not the same rows of both are selected; select"
+                    " the same, or take the rows out of the files."
+                )
+        return found
+
+    def position(self, role: str, place: int, seed: int, pairs: Pairs = ()) -> tuple[int, int]:
         """(index of the item, round) at ``place`` of the role's endless order."""
-        ((index, round_, _),) = self._found(role, place, 1, seed)
+        source = self.source(role)
+        ((index, round_, _),) = self._found(role, place, 1, seed, self.in_one_order(pairs).get(source, source))
         return index, round_
 
-    def _found(self, role: str, first: int, count: int, seed: int) -> list[tuple[int, int, float]]:
-        """(index of the item, round, weight) at ``count`` places from ``first`` on."""
+    def _found(self, role: str, first: int, count: int, seed: int, leader: str) -> list[tuple[int, int, float]]:
+        """(index of the item, round, weight) at ``count`` places from ``first`` on, in the order of ``leader``."""
         found: list[tuple[int, int, float]] = []
         source = self.source(role)
         size, chosen = self.size(source), self.selections.get(source)
         while len(found) < count:
             round_, offset = divmod(first + len(found), size)
-            taken = self._order(source, round_, seed)[offset : offset + count - len(found)]
+            taken = self._order(source, leader, round_, seed)[offset : offset + count - len(found)]
             index = (taken if chosen is None else chosen.index[taken]).tolist()
             weight = [1.0] * len(index) if chosen is None else chosen.weight[taken].tolist()
             found += [(i, round_, w) for i, w in zip(index, weight)]
         return found
 
-    def _order(self, role: str, round_: int, seed: int) -> Tensor:
+    def _order(self, role: str, leader: str, round_: int, seed: int) -> Tensor:
         """A round's order; of the selection, where there is one, which may be another in the next stage."""
         chosen = self.selections.get(role)
         order = None if chosen is None else chosen.order
-        key = (role, round_, self.size(role), seed, order)
+        key = (role, leader, round_, self.size(role), seed, order)
         if key not in self._orders:
-            generator = torch.Generator().manual_seed(seeded(seed, role, round_))
+            generator = torch.Generator().manual_seed(seeded(seed, leader, round_))
             if len(self._orders) > 64:  # a long run must not keep the order of every round
                 self._orders.clear()
-            places = torch.randperm(key[2], generator=generator) if chosen is None else chosen.places(generator)
+            places = torch.randperm(key[3], generator=generator) if chosen is None else chosen.places(generator)
             self._orders[key] = places
         return self._orders[key]
 
-    def examples(self, role: str, first: int, count: int, seed: int) -> list[Example]:
-        """The encoded items at ``count`` places, each with ``index``, ``weight`` and a random ``draw`` of its own."""
-        found = self._found(role, first, count, seed)
+    def examples(self, role: str, first: int, count: int, seed: int, leader: str | None = None) -> list[Example]:
+        """The encoded items at ``count`` places, each with ``index``, ``weight`` and a random ``draw`` of its own.
+
+        ``leader`` is another role in whose order they are drawn.
+        """
+        found = self._found(role, first, count, seed, leader or self.source(role))
         draws = [seeded(seed, role, round_, index) for index, round_, _ in found]
         encoded = [self._encoded_item(role, index, draw) for (index, _, _), draw in zip(found, draws, strict=True)]
         columns = ([index for index, _, _ in found], draws, [weight for *_, weight in found])
@@ -221,11 +251,13 @@ class Roles(Mapping[str, Sequence[Example]]):
         world: int = 1,
         accumulation: int = 1,
         roles: Sequence[str] | None = None,
+        pairs: Pairs = (),
     ) -> list[RoleBatch]:
         """The micro-batches of optimizer step ``step`` on one process.
 
         ``size`` rows of every role make one step over all processes and micro-batches together; it must
-        divide evenly.  Which items a step sees does not depend on ``world`` or ``accumulation``.
+        divide evenly.  Which items a step sees does not depend on ``world`` or ``accumulation``.  ``pairs`` are the
+        roles that an objective joins row by row, ``Total.pairs``.
         """
         parts = world * accumulation
         if size < 1 or size % parts:
@@ -237,10 +269,12 @@ class Roles(Mapping[str, Sequence[Example]]):
         wanted = list(self if roles is None else roles)
         for role in wanted:
             self._check_block(role, size)
+        order = self.in_one_order(pairs)
         batches = []
         for micro in range(accumulation):
             first = step * size + (micro * world + rank) * share
-            collated = {role: self.adapter.collate(self.examples(role, first, share, seed)) for role in wanted}
+            drawn = {r: self.examples(r, first, share, seed, order.get(self.source(r))) for r in wanted}
+            collated = {role: self.adapter.collate(examples) for role, examples in drawn.items()}
             batches.append(RoleBatch(collated, self.adapter))
         return batches
 
@@ -253,11 +287,11 @@ class Roles(Mapping[str, Sequence[Example]]):
                 "choose a multiple of it."
             )
 
-    def batches(self, size: int, *, seed: int, rank: int = 0, world: int = 1) -> Iterator[RoleBatch]:
+    def batches(self, size: int, *, seed: int, rank: int = 0, world: int = 1, pairs: Pairs = ()) -> Iterator[RoleBatch]:
         """An endless iterator over steps, one batch a step on this process."""
         step = 0
         while True:
-            yield self.window(step, size, seed=seed, rank=rank, world=world)[0]
+            yield self.window(step, size, seed=seed, rank=rank, world=world, pairs=pairs)[0]
             step += 1
 
     def in_order(self, role: str, size: int) -> Iterator[RoleBatch]:

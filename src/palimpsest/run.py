@@ -4,9 +4,11 @@ The run folder holds what is finished, so the same command goes on where a kille
 read back, an unfinished stage goes on from its last checkpoint, audits that were done are not asked again.  So it does
 with other audits: what is trained stays, those that are new or changed are asked, and the report has no others.
 
-    run-folder/recipe.yaml, data.json            the resolved recipe, and digests of its data
+    run-folder/recipe.yaml                       the resolved recipe
+    run-folder/data.json, base.json              digests of its data, and of the weights it starts from if they are here
     run-folder/code.json                         the commits of the code that worked on it, where there are any
     run-folder/seed-0/<run>/<n>-<stage>/         checkpoints, then model.safetensors and outcome.json; what it watched
+    run-folder/seed-0/<run>/<n>-<stage>.states.safetensors   what its objectives leave to later stages, where they do
     run-folder/seed-0/<run>/scores.jsonl         every audited item, a line an audit; with tasks in stages' folders too
     run-folder/report.json, report.html
 
@@ -22,28 +24,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from palimpsest.audit import Row, Scores, Telling, row_ids
+from palimpsest.base_model import claim_base, found_base
 from palimpsest.checkpoint import write_text
 from palimpsest.environment import environment, own_commit
-from palimpsest.intervention import Intervention
-from palimpsest.loaded import load_model
+from palimpsest.loaded import Loaded, base_of, load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
 from palimpsest.own_parts import OwnCodeError, checked_scores, with_traceback
-from palimpsest.plans import Plan, plans, stage_folders
+from palimpsest.plans import Plan, about, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
 from palimpsest.recipe import Recipe, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse, rehearse_loaded
-from palimpsest.report import Curve, Report, Run
-from palimpsest.role_data import audit_names, fingerprints, load_roles, refuse_seen_rows, refuse_shared_rows
+from palimpsest.report import Curve, Report, Run, over_seeds
+from palimpsest.role_data import audit_names, fingerprints, load_roles
 from palimpsest.roles import Answers, Derived, Roles
 from palimpsest.run_folder import (
     add_scores,
@@ -58,10 +59,12 @@ from palimpsest.run_folder import (
     measured_in,
     read_scores,
 )
-from palimpsest.stage import Outcome, Trained, explaining, run_stage
+from palimpsest.shared_rows import contradictions, refuse_seen_rows, refuse_shared_rows
+from palimpsest.stage import Trained, explaining, run_stage
+from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
-from palimpsest.step import States
+from palimpsest.starting_weights import Start, set_weights, start_elsewhere, weights_of
 from palimpsest.watch import Watched
 
 __all__ = ["Events", "run"]
@@ -113,7 +116,8 @@ def run(
     events: Events | None = None,
     allow_imports: bool = False,
 ) -> Report:
-    """Runs ``recipe`` and writes its report into ``out``; ``folder`` is where relative data files are looked up.
+    """Runs ``recipe`` and writes its report into ``out``; relative paths, of data and of the
+    model, are looked up from ``folder``, then from the working directory.
 
     A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
     recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
@@ -130,20 +134,23 @@ def run(
 
 def _run(recipe: Recipe, out: Path, folder: Path | None, told: Events, allow_imports: bool) -> Report:
     other = agreed(lambda: claim(out, recipe))
-    rows, answers = load_roles(recipe, folder)
+    base = agreed(partial(found_base, out, recipe.model, folder))
+    rows, answers = load_roles(recipe, folder, base)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
     digests = fingerprints(rows, answers) | code_of(recipe, allow_imports=allow_imports)
     agreed(lambda: claim_data(out, digests))
+    agreed(partial(claim_base, out, base))
     agreed(lambda: (out / TRACEBACK).unlink(missing_ok=True))
     report = agreed(partial(finished, out, recipe, asked_of(recipe.audits, allow_imports=allow_imports)))
     if report is not None:
         agreed(partial(keep, out, recipe, digests))
+        agreed(partial(tidy_all, out))
         told.note(f"{out} holds the finished run of this recipe; its report is read back.")
     else:
-        for caution in cautions(recipe, allow_imports=allow_imports):
-            told.note(caution)
-        work = _Work(recipe, out, rows, answers, digests, told, allow_imports)
+        work = _Work(recipe, out, folder, base, rows, answers, digests, told, allow_imports)
+        for note in filter(None, (about(recipe), *work.cautions)):
+            told.note(note)
         if other:
             told.note(f"{out} holds this run with other audits; what is trained is read back, what is new is measured.")
         agreed(lambda: claim_code(out, own_commit()))
@@ -175,22 +182,14 @@ class _Questions:
             self.start = now
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A model that other plans go on from: its weights, and what was made beside it."""
-
-    weights: Mapping[str, Tensor]
-    companions: Mapping[str, nn.Module] = field(default_factory=dict)
-    interventions: Sequence[Intervention] = ()
-    states: States = field(default_factory=dict)
-
-
 @dataclass
 class _Work:
     """What one ``run`` keeps while it goes through plans and seeds."""
 
     recipe: Recipe
     out: Path
+    folder: Path | None
+    base: Path | None
     rows: Mapping[str, Sequence[Row]]
     answers: Mapping[str, Answers | Derived]
     digests: Mapping[str, str]
@@ -211,7 +210,10 @@ class _Work:
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
         self.part = 0
-        rehearse(self.recipe, self.rows, self.answers, self._trained_on(), allow_imports=self.allow_imports)
+        stages = {at: stage for plan in self.plans for at, stage in zip(plan.places, plan.stages, strict=True)}
+        rehearse(self.recipe, self.rows, self.answers, stages, allow_imports=self.allow_imports)
+        self.cautions = cautions(self.recipe, allow_imports=self.allow_imports)
+        self.cautions += contradictions(self.recipe, self.rows, allow_imports=self.allow_imports)
 
     def _in_sequence(self, plan: Plan) -> bool:
         """Whether the plan is audited after each of its stages: there are several, or one and something before it."""
@@ -225,26 +227,26 @@ class _Work:
     def seed(self, seed: int) -> None:
         """All plans with one seed, on one working model whose weights are set back for each."""
         torch.manual_seed(seed)  # a network of the user's own draws its start from it, whatever was done before
-        loaded = one_after_the_other(
-            lambda: load_model(self.recipe, allow_imports=self.allow_imports, note=self.told.note)
-        )
+        loaded = self._load(self.recipe)
         roles = Roles(loaded.adapter, self.rows, answers=self.answers)
         self._encode(roles)
         if seed == self.recipe.seeds[0]:
             rehearse_loaded(self.recipe, self.rows, loaded, allow_imports=self.allow_imports)
+            for plan in self.plans:  # what is wrong with another start is found before an hour of training
+                self._elsewhere(plan, loaded.model, seed)
             agreed(partial(keep, self.out, self.recipe, self.digests))
-        starts = {"pretrained": _Start(_weights(loaded.model))}
+        starts = {"pretrained": Start(weights_of(loaded.model))}
         for plan in self.plans:
-            start = starts[plan.start]
-            _set_weights(loaded.model, start.weights)
+            start = self._elsewhere(plan, loaded.model, seed) or starts[plan.start]
+            set_weights(loaded.model, start.weights)
             trained = Trained(
                 loaded.model, dict(start.companions), list(start.interventions), start.states, start.weights
             )
             home = self.out / f"seed-{seed}"
             self._train(plan, trained, roles, seed, home)
             if plan.name == "before":
-                starts["before"] = _Start(
-                    _weights(loaded.model), trained.companions, trained.interventions, trained.states
+                starts["before"] = Start(
+                    weights_of(loaded.model), trained.companions, trained.interventions, trained.states
                 )
             self._tell(f"{plan.label}: audits", seed)
             same = not plan.stages and plan.start == "before"
@@ -253,6 +255,20 @@ class _Work:
                 self._audit(trained, roles, file, seed)
             scores = self.measured["before"][seed] if same else agreed(partial(read_scores, file, asked=self.asked))
             self.measured.setdefault(plan.name, {})[seed] = scores
+
+    def _load(self, recipe: Recipe) -> Loaded:
+        base = self.base if recipe is self.recipe else base_of(recipe.model, self.folder)
+        return one_after_the_other(
+            lambda: load_model(recipe, base=base, allow_imports=self.allow_imports, note=self.told.note)
+        )
+
+    def _elsewhere(self, plan: Plan, model: nn.Module, seed: int) -> Start | None:
+        """The start of a plan that begins at other weights than the recipe's; None for all others."""
+        if plan.pretrained is None:
+            return None
+        torch.manual_seed(seed)
+        place = f"baselines.{plan.name}.pretrained"
+        return start_elsewhere(self.recipe, plan.pretrained, model, self._load, place)
 
     def _train(self, plan: Plan, trained: Trained, roles: Roles, seed: int, home: Path) -> None:
         outcomes = []
@@ -329,12 +345,12 @@ class _Work:
             self.recipe.title or self.recipe.name,
             self.measured,
             [self._summary(plan) for plan in self.plans],
-            _over_seeds(self.curves),
+            over_seeds(self.curves),
             self.recipe.expect,
             to_yaml(self.recipe),
             environment() | commits_of(self.out),
             {(role, key): row for role in self.recipe.audits for key, row in _by_id(role, self.rows[role]).items()},
-            warnings=cautions(self.recipe, allow_imports=self.allow_imports),
+            warnings=self.cautions,
             matrices=stage_matrices(
                 self.staged, self.recipe.tasks, self.watched, asked=self.asked, chance=self.recipe.chance
             ),
@@ -371,24 +387,3 @@ def _by_id(role: str, rows: Sequence[Row]) -> dict[str, Row]:
 def _curves(run_name: str, stage: str, outcome: Outcome, stages: int) -> list[Curve]:
     prefix = f"{stage}: " if stages > 1 else ""
     return [Curve(run_name, f"{prefix}{name}", tuple(points)) for name, points in outcome.curves.items()]
-
-
-def _over_seeds(curves: Sequence[Curve]) -> list[Curve]:
-    """One curve for each run and quantity: the mean over the seeds, at the steps that all of them have."""
-    found: dict[tuple[str, str], list[dict[float, float]]] = {}
-    for curve in curves:
-        found.setdefault((curve.run, curve.name), []).append(dict(curve.points))
-    return [
-        Curve(run, name, tuple((s, fmean(own[s] for own in seeds)) for s in seeds[0] if all(s in own for own in seeds)))
-        for (run, name), seeds in found.items()
-    ]
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(weights[name])

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import parse
 
 __all__ = [
+    "BASE",
     "Asked",
     "add_scores",
     "asked_of",
@@ -35,9 +37,10 @@ __all__ = [
     "keep",
     "measured_in",
     "read_scores",
+    "started",
 ]
 
-CODE, DATA, RECIPE = "code.json", "data.json", "recipe.yaml"
+BASE, CODE, DATA, RECIPE = "base.json", "code.json", "data.json", "recipe.yaml"
 JUDGE = ("title", "expect", "chance")
 """Keys of a recipe that decide what a report says, and nothing of what is trained or measured."""
 LATER = ("audits",)
@@ -64,13 +67,13 @@ def claim(out: Path, recipe: Recipe) -> bool:
     own, kept = to_yaml(recipe), out / RECIPE
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out} is a file; choose another folder with --out.")
-    if kept.exists() and (_started(out) or kept.read_text(encoding="utf-8") == own):
+    if kept.exists() and (started(out) or kept.read_text(encoding="utf-8") == own):
         other = _asked_otherwise(kept, recipe, out)
         for left in list(out.rglob(".*.tmp")):  # of a process that was killed while it wrote
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         return other
     if kept.exists():
-        for name in (DATA, CODE):
+        for name in (BASE, CODE, DATA):
             (out / name).unlink(missing_ok=True)
     elif out.is_dir() and any(not p.name.endswith(".tmp") for p in out.iterdir()):
         raise RecipeError(f"{out} is not empty and holds no run; choose another folder with --out.")
@@ -120,21 +123,31 @@ def _difference(there: dict[str, Any], recipe: Recipe) -> str:
     if found is None:
         return ""
     place, then, now = found
-    return f" ({short('.'.join(place), quoted=False)} is {_told(then)} there and {_told(now)} here)"
+    return f" ({_place(place)} is {_told(then, now)} there and {_told(now, then)} here)"
+
+
+def _place(parts: tuple[str, ...]) -> str:
+    """A place of any length; both of its ends are needed."""
+    text = ".".join(parts)
+    return short(text if len(text) <= 60 else f"{text[:28]}…{text[-30:]}", quoted=False)
 
 
 def _parting(there: Any, here: Any, place: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
     """(place, value, value) of the first difference of two trees; None where there is none."""
     if isinstance(there, dict) and isinstance(here, dict):
         pairs = {str(key): (there.get(key, _MISSING), here.get(key, _MISSING)) for key in {**there, **here}}
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = {str(i): pair for i, pair in enumerate(zip(there, here, strict=True))}
+    elif isinstance(there, list) and isinstance(here, list):
+        pairs = {str(i): pair for i, pair in enumerate(zip_longest(there, here, fillvalue=_MISSING))}
     else:
         return None if there == here else (place, there, here)
     return next((found for key, (a, b) in pairs.items() if (found := _parting(a, b, (*place, key)))), None)
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, other: Any) -> str:
+    """A value as a sentence shows it, a long text from shortly before it parts from the ``other`` one."""
+    if isinstance(value, str) and isinstance(other, str):
+        alike = next((i for i, (a, b) in enumerate(zip(value, other)) if a != b), min(len(value), len(other)))
+        value = value if alike <= 40 else "…" + value[alike - 10 :]
     return "not given" if value is _MISSING else "null" if value is None else short(value)
 
 
@@ -146,7 +159,7 @@ def claim_data(out: Path, digests: Mapping[str, str]) -> None:
     """
     kept = _digests(out)
     changed = [role for role in digests if role in kept and kept[role] != digests[role]]
-    if not _started(out):
+    if not started(out):
         write_json(out / DATA, dict(digests))
     elif changed and all(key.startswith(OWN) for key in changed) and not _trained(out):
         for measured in out.glob("seed-*"):
@@ -205,7 +218,7 @@ def _commits(out: Path) -> list[str]:
     return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
-def _started(out: Path) -> bool:
+def started(out: Path) -> bool:
     """Whether anything that took time lies in the folder."""
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import re
-import resource
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from palimpsest import low_rank
-from palimpsest.checkpoint import flat_states, nested_states, read_tensors, write_json, write_tensors
+from palimpsest.checkpoint import read_tensors
 from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
 from palimpsest.objective import Total
 from palimpsest.own_parts import failed
+from palimpsest.peak_memory import PeakMemory
 from palimpsest.processes import agreed, made_equal
 from palimpsest.recipe import RecipeError, Slow, Spec, Stage
 from palimpsest.recipe_parts import (
@@ -37,22 +34,11 @@ from palimpsest.recipe_parts import (
 from palimpsest.reference import AdapterOff, Cached, Copy, Frozen, Reference, SlowAverage, cache, fingerprint
 from palimpsest.roles import Roles
 from palimpsest.select import Selection, Selector
+from palimpsest.stage_folder import REFERENCE, Outcome, WritesConfig, keep, kept_outcome, kept_states, tidy
 from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
 
-__all__ = ["Outcome", "Trained", "WritesConfig", "explaining", "run_stage"]
-
-
-STATES = "states.safetensors"
-
-
-@runtime_checkable
-class WritesConfig(Protocol):
-    """An adapter whose models other programs can load, from weights and a description beside them."""
-
-    def write_config(self, model: nn.Module, folder: Path) -> None:
-        """Writes into ``folder`` all that is needed beside ``model.safetensors``."""
-        ...
+__all__ = ["Trained", "explaining", "run_stage"]
 
 
 @dataclass
@@ -65,33 +51,6 @@ class Trained:
     states: States = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)
     """The weights with which the first of those stages began."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Cost and curves of a stage."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    peak_memory_bytes: int | None = None
-    trainable_parameters: int | None = None
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    companions: list[dict[str, Any]] = field(default_factory=list)
-
-    @staticmethod
-    def joined(outcomes: Sequence[Outcome]) -> Outcome:
-        """The cost of several stages together."""
-        peaks = [o.peak_memory_bytes for o in outcomes if o.peak_memory_bytes is not None]
-        sizes = [o.trainable_parameters for o in outcomes if o.trainable_parameters is not None]
-        return Outcome(
-            sum(o.steps for o in outcomes),
-            sum(o.seconds for o in outcomes),
-            sum(o.tokens for o in outcomes),
-            max(peaks, default=None),
-            max(sizes, default=None),
-            companions=[c for o in outcomes for c in o.companions],
-        )
 
 
 def explained(error: Exception, place: str) -> Exception:
@@ -143,20 +102,20 @@ def run_stage(
         torch.manual_seed(seed)
         trained.companions[stage.trains] = _started(stage, place, trained.model, allow_imports)
     model = trained.companions[stage.trains] if companion else trained.model
-    done = folder / "outcome.json"
-    if agreed(done.exists):
-        agreed(lambda: _tidy(folder))
+    done = agreed(lambda: kept_outcome(folder))
+    if done is not None:
+        agreed(lambda: tidy(folder))
         tensors, _ = read_tensors(folder / "model.safetensors")
         model.load_state_dict(tensors, strict=False)
-        outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
-        trained.states = {**_earlier(stage, trained.states), **_read_states(folder)}
+        outcome = done
+        trained.states = {**_earlier(stage, trained.states), **kept_states(folder)}
     else:
         work = _Work(stage, place, model, trained, roles, seed, folder, on_step, allow_imports)
         outcome, states = work.do()
         trained.states = {**_earlier(stage, trained.states), **states}
-        kept_state = _changed(model.state_dict(), model, companion) if stage.objective or stage.edit else {}
+        kept_state = _changed(model, companion) if stage.objective or stage.edit else {}
         whole = None if companion or not isinstance(roles.adapter, WritesConfig) else roles.adapter
-        agreed(lambda: _keep(folder, model, kept_state, states, outcome, whole))
+        agreed(lambda: keep(folder, model, kept_state, states, outcome, whole))
     intervention = compile_part(
         stage.intervention, "interventions", f"{place}.intervention", allow_imports=allow_imports
     )
@@ -169,40 +128,6 @@ def _earlier(stage: Stage, states: States) -> States:
     """The states of earlier stages that still hold after this one: an adapter's do not, once the weights changed."""
     changes = stage.trains == "model" and bool(stage.objective or stage.edit)
     return low_rank.without_adapter(states) if changes else states
-
-
-def _keep(
-    folder: Path,
-    model: nn.Module,
-    tensors: dict[str, Any],
-    states: States,
-    outcome: Outcome,
-    whole: WritesConfig | None,
-) -> None:
-    """Writes what a finished stage made, if it made anything, in place of its checkpoints.
-
-    ``whole`` describes a model that is written as a whole, so that the folder loads as a model of its own.
-    """
-    if tensors:
-        write_tensors(folder / "model.safetensors", tensors)
-        if whole is not None:
-            whole.write_config(model, folder)
-        if states:
-            write_tensors(folder / STATES, flat_states(states))
-        write_json(folder / "outcome.json", {f: getattr(outcome, f) for f in Outcome.__dataclass_fields__})
-    _tidy(folder)
-
-
-def _tidy(folder: Path) -> None:
-    """Deletes the checkpoints of a finished stage, which a process leaves that was killed before it came to that."""
-    for old in (*folder.glob("step-*"), *folder.glob("checkpoint-*")):  # of the plain loop, of the Trainer
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """What the objectives of a finished stage left."""
-    file = folder / STATES
-    return nested_states(read_tensors(file)[0]) if file.exists() else {}
 
 
 def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) -> nn.Module:
@@ -221,10 +146,17 @@ def _started(stage: Stage, place: str, model: nn.Module, allow_imports: bool) ->
     return companion
 
 
-def _changed(state: dict[str, Any], model: nn.Module, companion: bool) -> dict[str, Any]:
-    """What must be written: all of the model, but of a companion, which may share the rest, what its training moves."""
+def _changed(model: nn.Module, companion: bool) -> dict[str, Tensor]:
+    """What must be written: all of the model, but of a companion, which may share the rest, what its training moves.
+
+    Weights that are tied are one parameter, which is written under its first name, as ``save_pretrained`` does.
+    """
+    state = model.state_dict()
     if not companion:
-        return state
+        again = {n for n, _ in model.named_parameters(remove_duplicate=False)} - {
+            n for n, _ in model.named_parameters()
+        }
+        return {n: v for n, v in state.items() if n not in again}
     moving = {n for n, p in model.named_parameters() if p.requires_grad} | {n for n, _ in model.named_buffers()}
     return {n: v for n, v in state.items() if n in moving}
 
@@ -249,7 +181,7 @@ class _Work:
 
     def do(self) -> tuple[Outcome, States]:
         """Everything from the selection to the end of training; the model is a plain one again afterwards."""
-        stage, roles = self.stage, self.roles
+        stage, roles, peak = self.stage, self.roles, PeakMemory()
         total = compile_objective(stage, self.place, allow_imports=self.allow_imports)
         for role, spec in stage.select.items():
             roles.selections[role] = self._selected(role, spec)
@@ -280,7 +212,7 @@ class _Work:
         beside = {"name": stage.trains, "seconds": result.seconds, "parameters": count}
         notes = [beside] if stage.trains != "model" else []
         curves = result.curves | kept(result, self.folder)
-        outcome = Outcome(result.steps, result.seconds, result.tokens, peak_memory(), count, curves, notes)
+        outcome = Outcome(result.steps, result.seconds, result.tokens, peak.bytes(), count, curves, notes)
         return outcome, result.states
 
     def _origin(self, kind: str | Slow, total: Total | None) -> Reference | None:
@@ -300,7 +232,7 @@ class _Work:
         if kind == "auto":
             kind = "copy" if drawn or total.taps_of("ref") else "cached"
         if kind == "cached":
-            file = self.folder / "reference.safetensors"
+            file = self.folder / REFERENCE
             agreed(lambda: self._store_reference(file, total, model, wanted, mark))
             stored = Cached.load(file)
             if stored.model not in ("", mark):
@@ -397,11 +329,3 @@ def _loop(training: Training) -> Callable[..., Result]:
     from palimpsest.hf import fit_with_trainer
 
     return fit_with_trainer
-
-
-def peak_memory() -> int:
-    """Peak memory in bytes: of the device if there is one, else of the process so far."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,11 +9,15 @@ Two small-sample corrections, both exact for the variance of a mean: the percent
 the reach of Student's t (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", expanded
 percentile interval), and the spread between S seeds is widened by sqrt(S / (S - 1)), because a resample
 of S values has on average only (S - 1) / S of their variance.
+
+Where all items lie at one end of what they can be, no resample differs and the bootstrap says that nothing is in
+doubt, of two items as of two thousand.  There the interval is the exact one of bounded items (``at_an_end``).
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -41,6 +45,7 @@ __all__ = [
     "KolmogorovSmirnov",
     "McNemar",
     "aggregate",
+    "at_an_end",
     "bootstrap",
     "bootstrap_over_seeds",
     "bootstrap_p",
@@ -52,6 +57,7 @@ __all__ = [
     "hedges_g_of_groups",
     "holm",
     "is_binary",
+    "lone",
     "ks_two_sample",
     "mcnemar",
     "paired_bootstrap",
@@ -119,7 +125,7 @@ def bootstrap(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> Interv
 def bootstrap_over_seeds(scores: Sequence[Scores], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The figure of one run, averaged over its seeds, with an interval over items and seeds."""
     found = combined_bootstrap([scores], lambda run: run, resamples=resamples, seed=seed)
-    return found.within(scores[0].range)
+    return _bounded(found, scores[0], scores[0].range)
 
 
 def paired_bootstrap(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -135,10 +141,12 @@ def paired_bootstrap_over_seeds(
 ) -> Interval:
     """As ``paired_bootstrap``, over seeds too; a run measured once serves all seeds of the other.
 
-    Where both have the same number of seeds, seed i of one is paired with seed i of the other.
+    Where both have the same number of seeds, seed i of one is paired with seed i of the other.  A change of exactly 0
+    of all items has the interval [0, 0]: it is what a model that nothing was done to gives on any items, and an
+    interval for it would deny that it stayed the same.
     """
     found = combined_bootstrap([before, after], lambda b, a: a - b, resamples=resamples, seed=seed)
-    return found.within(changes(before[0].range))
+    return _bounded(found, before[0], changes(before[0].range))
 
 
 def relative_difference(
@@ -170,6 +178,32 @@ def changes(bounds: Bounds) -> Bounds:
     return bounds[0] - bounds[1], bounds[1] - bounds[0]
 
 
+def at_an_end(found: Interval, bounds: Bounds, items: int) -> Interval:
+    """The exact interval in place of a collapsed one at an end of finite ``bounds``; any other one as it is.
+
+    With all of n items at that end, the probability q that an item lies elsewhere is at most 1 - 0.05 ** (1 / n) with
+    95 % confidence, since more would show in n items more often than once in 20 (the one-sided exact interval of
+    Clopper and Pearson 1934).  Such an item lies at the other end at worst, which moves a mean by q (high - low); an
+    AUC, by taking its items in n pairs.  0 of 24 is [0, 0.117] of a share, 0 of 2 is [0, 0.776].
+    """
+    low, high = bounds
+    value = found.value
+    if not found.low == found.high == value or not math.isfinite(high - low) or low < value < high:
+        return found
+    reach = (1 - 0.05 ** (1 / items)) * (high - low)
+    return Interval(value, value, low + reach) if value <= low else Interval(value, high - reach, value)
+
+
+def _bounded(found: Interval, scores: Scores, bounds: Bounds) -> Interval:
+    """An interval of what ``scores`` measured, within the ``bounds`` of its figure.
+
+    A harmonic mean of items at one end can be anything once one of them is not, so that it has no such interval.
+    """
+    if scores.statistic != "harmonic_mean":
+        found = at_an_end(found, bounds, effective(scores))
+    return found.within(bounds)
+
+
 def combined_bootstrap(arms: Arms, combine: Callable[..., Array], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """The interval of any figure that ``combine`` makes from one array of figures per run, elementwise."""
     value, found = draws(arms, combine, resamples, seed)
@@ -180,7 +214,7 @@ def expanded_interval(value: float, found: Array, items: int, seeds: int) -> Int
     """The expanded percentile interval of ``value`` from its draws ``found`` [R] over so many items and seeds."""
     if not math.isfinite(value):
         return Interval(math.nan, math.nan, math.nan)
-    if items < 2 and seeds == 1:
+    if _lone(items, seeds):
         return Interval(value, math.nan, math.nan)
     lowest = tail(items)
     with np.errstate(
@@ -190,19 +224,40 @@ def expanded_interval(value: float, found: Array, items: int, seeds: int) -> Int
     return Interval(value, *(float(end) if math.isfinite(end) else math.nan for end in (low, high)))
 
 
+def _lone(items: int, seeds: int) -> bool:
+    """Whether there is nothing to draw from: one item (or one in a group of an AUC), measured once."""
+    return items < 2 and seeds == 1
+
+
 def bootstrap_p(before: Sequence[Scores], after: Sequence[Scores], *, resamples: int = 2000, seed: int = 0) -> float:
-    """Two-sided p that the change is 0: twice the smaller tail of the paired bootstrap.
+    """Two-sided p that the change is 0: twice the smaller tail of the paired bootstrap; nan where no interval is.
 
     Where fewer than ten draws lie beyond 0 the tail is that of a normal of the draws' spread, since counting
-    cannot tell a p of 1e-3 from one of 1e-9; it never exceeds the counted one.
+    cannot tell a p of 1e-3 from one of 1e-9; it never exceeds the counted one.  A normal tail falls without end as
+    the spread does, so that it stops at 2 * 2 ** -n, the least p of any test that flips the signs of n items (of n
+    seeds, where there is one item), which is that of a change that is the same in all of them.
     """
+    if lone([before, after]):
+        return math.nan
     value, found = draws([before, after], lambda b, a: a - b, resamples, seed)
     beyond = min(int((found <= 0).sum()), int((found >= 0).sum()))
     counted = min(1.0, 2 * (1 + beyond) / (resamples + 1))  # the 1 counts the data as one of the draws
-    spread = float(found.std())
-    if beyond >= 10 or spread == 0:
+    if beyond >= 10:
         return counted
-    return min(counted, 2 * NormalDist().cdf(-abs(value) / spread))
+    spread = float(found.std())
+    beyond_normal = 2 * NormalDist().cdf(-abs(value) / spread) if spread > 0 else 0.0
+    items = len(before[0].ids)
+    return max(min(counted, beyond_normal), _least_p(items if items > 1 else max(len(before), len(after))))
+
+
+def lone(arms: Arms) -> bool:
+    """Whether the runs have nothing to draw from, so that interval and p are undefined."""
+    return _lone(effective(arms[0][0]), max(len(arm) for arm in arms))
+
+
+def _least_p(count: int) -> float:
+    """The least two-sided p of a test that flips the signs of ``count`` changes; above 0, as any p is."""
+    return max(math.ldexp(1.0, 1 - count), sys.float_info.min)
 
 
 def paired_permutation(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> float:
@@ -231,11 +286,11 @@ def mcnemar(before: Scores, after: Scores) -> McNemar:
     b, a = align([[before], [after]])
     x, y = b[0][0], a[0][0]
     lost, won = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
-    ways, term = 0, 1  # whole numbers of coin flips, so that no p underflows
+    ways, term = 0, 1  # whole numbers of coin flips, of which none underflows; their share may, but no p is 0
     for k in range(min(lost, won) + 1):
         ways += term
         term = term * (lost + won - k) // (k + 1)
-    return McNemar(lost, won, min(1.0, 2 * ways / 2 ** (lost + won)))
+    return McNemar(lost, won, min(1.0, max(2 * ways / 2 ** (lost + won), sys.float_info.min)))
 
 
 def hedges_g(before: Scores, after: Scores) -> float:
@@ -281,7 +336,7 @@ def ks_two_sample(a: Tensor, b: Tensor) -> KolmogorovSmirnov:
     if not len(a) or not len(b):
         raise ValueError("A two-sample test needs at least one item on each side.")
     result = ks_2samp(numbers(a), numbers(b))
-    return KolmogorovSmirnov(float(result.statistic), float(result.pvalue))
+    return KolmogorovSmirnov(float(result.statistic), max(float(result.pvalue), sys.float_info.min))
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -24,6 +24,7 @@ from palimpsest.combine import Combine, Sum
 from palimpsest.layer import StepsItself
 from palimpsest.mask import Mask, Masked
 from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate, prepare
+from palimpsest.pairing import check_pairs
 from palimpsest.reference import Reference, SlowAverage
 from palimpsest.roles import RoleBatch, Roles, seeded
 
@@ -168,6 +169,7 @@ class Step:
 
     def prepare(self, roles: Roles, previous: States | None = None) -> None:
         """Lets every objective look at the model and its data before the first step, and at its own last stage."""
+        check_pairs(self.objective, roles.rows, roles.answers)
         if any(term.name not in self.states for term in self.objective.terms):
             self.states = prepare(self.objective, self.bare, roles, previous) | self.states
 

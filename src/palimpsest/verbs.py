@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `palimpsest list` must not wait for torch
+    from palimpsest.law import Law
     from palimpsest.loop import Progress
     from palimpsest.recipe import Recipe
-    from palimpsest.report import Report
+    from palimpsest.report import Change, Report, Versus
 
 __all__ = ["VERBS", "Console"]
+
+UNMET = ("lost", "failed", "not shown")
+"""Verdicts with which ``palimpsest run --strict`` ends with exit status 1."""
 
 
 class Console:
@@ -106,26 +111,29 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _recipe(given: argparse.Namespace, *, audit_only: bool = False) -> Recipe:
-    """The recipe that is given; classes of the user's own may stand in a module beside it."""
-    from palimpsest.recipe_source import load_recipe
+def _raw(given: argparse.Namespace) -> Any:
+    """What the recipe's file says; classes of the user's own may stand in a module beside it."""
+    from palimpsest.recipe_source import read
 
     _quiet_libraries()
     beside = str(given.recipe.resolve().parent)
     if given.allow_imports and beside not in sys.path:
         sys.path.append(beside)  # at the end, so that no file there hides another module
-    return load_recipe(given.recipe, given.set, allow_imports=given.allow_imports, audit_only=audit_only)
+    return read(given.recipe, given.allow_imports)
 
 
 def run_verb(given: argparse.Namespace) -> int:
     """``palimpsest run``."""
-    recipe = _recipe(given)
+    from palimpsest.recipe_source import parse_recipe
+
+    recipe = parse_recipe(_raw(given), given.set, allow_imports=given.allow_imports)
     out = given.out or Path("runs") / recipe.name
     report = _report(recipe, out, given)
-    if report is not None:
-        _verdicts(report, out)
-        _where_the_model_is(recipe, out, given.allow_imports)
-    return 0
+    if report is None:
+        return 0
+    _verdicts(report, out)
+    _where_the_model_is(recipe, out, given.allow_imports)
+    return 1 if given.strict and any(v.verdict in UNMET for v in report.verdicts) else 0
 
 
 def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | None:
@@ -144,13 +152,20 @@ def _report(recipe: Recipe, out: Path, given: argparse.Namespace) -> Report | No
 
 def audit_verb(given: argparse.Namespace) -> int:
     """``palimpsest audit``."""
-    recipe = _recipe(given, audit_only=True)
+    from palimpsest.recipe_source import parse_recipe
+    from palimpsest.verdict import figure_of
+
+    raw = _raw(given)
+    recipe = parse_recipe(raw, given.set, allow_imports=given.allow_imports, audit_only=True)
     out = given.out or Path("runs") / f"{recipe.name}-audit"
     report = _report(recipe, out, given)
     if report is None:
         return 0
+    if raw.get("expect") or any(text.startswith("expect") for text in given.set):
+        print("Warning: expect is left out, since an audit trains nothing that could be judged; palimpsest run judges.")
     for score in report.scores:
-        print(f"{score.role} / {score.audit}: {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]  n = {score.n}")
+        figure = figure_of(score.role, score.audit, score.unit)
+        print(f"{figure}: {score.value:.3f}  {_ends(score.low, score.high, '.3f')}  n = {score.n}")
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
@@ -161,7 +176,9 @@ def _verdicts(report: Report, out: Path) -> None:
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.sentence}")
     if not report.verdicts:  # nothing was expected, so the changes are what there is to say
-        _changes(report)
+        _changes(report.changes, report)
+    else:
+        _variants(report)
     print(f"\nReport: {(out / 'report.html').resolve()}")
 
 
@@ -174,12 +191,35 @@ def _where_the_model_is(recipe: Recipe, out: Path, allow_imports: bool) -> None:
         print(f"Model:  {(out / folder).resolve()}")
 
 
-def _changes(report: Report) -> None:
-    for change in report.changes:
-        print(
-            f"{change.run}: {change.role} / {change.audit} {change.change:+.3f}  [{change.low:+.3f},"
-            f" {change.high:+.3f}]"
-        )
+def _changes(changes: Iterable[Change | Versus], report: Report) -> None:
+    """A line for each change from before, or difference to another run."""
+    from palimpsest.report import Versus
+    from palimpsest.verdict import figure_of
+
+    for change in changes:
+        figure = figure_of(change.role, change.audit, report.unit_of(change.role, change.audit))
+        if isinstance(change, Versus):
+            name, value = f"{change.run} minus {change.reference}", change.value
+        else:
+            name, value = change.run, change.change
+        print(f"{name}: {figure} {value:+.3f}  {_ends(change.low, change.high, '+.3f')}")
+
+
+def _ends(low: float, high: float, form: str) -> str:
+    """An interval in brackets."""
+    if math.isnan(low) and math.isnan(high):
+        return "[no interval]"
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def _variants(report: Report) -> None:
+    """The changes of variants, which have no verdict, in the figures that are judged."""
+    judged = {(v.role, v.audit) for v in report.verdicts}
+    variants = {run.name for run in report.runs if run.kind == "variant"}
+    changes = [c for c in report.changes if c.run in variants and (c.role, c.audit) in judged]
+    if changes:
+        print("\nVariants, as changes from before:")
+        _changes(changes, report)
 
 
 def compare_verb(given: argparse.Namespace) -> int:
@@ -194,11 +234,13 @@ def compare_verb(given: argparse.Namespace) -> int:
         raise ValueError(f"{out} holds a run, whose report would be lost; choose another folder with --out.")
     write_text(out / "report.json", report.to_json() + "\n")
     write_text(out / "report.html", render(report))
+    for warning in report.warnings:
+        print(f"Warning: {warning}")
     for verdict in report.verdicts:
         print(f"{verdict.verdict.upper():10s} {verdict.run}: {verdict.sentence}")
-    _changes(report)
-    for v in (v for v in report.versus if v.reference != "retrained"):
-        print(f"{v.run} minus {v.reference}: {v.role} / {v.audit} {v.value:+.3f}  [{v.low:+.3f}, {v.high:+.3f}]")
+    _changes(report.changes, report)
+    afters = {run.name for run in report.runs if run.kind == "after"}
+    _changes((v for v in report.versus if v.reference in afters), report)
     print(f"Report: {(out / 'report.html').resolve()}")
     return 0
 
@@ -206,25 +248,38 @@ def compare_verb(given: argparse.Namespace) -> int:
 def fit_verb(given: argparse.Namespace) -> int:
     """``palimpsest fit``."""
     from palimpsest.data import load_rows
-    from palimpsest.names import resolve
+    from palimpsest.names import build
+    from palimpsest.yaml_text import NotYaml, parse
 
-    law = resolve(given.law, "laws")()
-    table = load_rows(str(given.table))
-    fitted = law.fit(table)
+    try:
+        law: Law = build(parse(given.law), "laws", place="--law")
+    except NotYaml as error:
+        raise ValueError(f"--law {given.law}: this is not YAML ({error.reason}); write a law's name.") from None
+    points = [_point(text, law.variables) for text in given.predict]
+    if not given.table.exists():
+        raise ValueError(f"There is no table {given.table}; check the path, and name a .csv, .jsonl or .parquet file.")
+    fitted = law.fit(load_rows(str(given.table)))
     print(fitted.describe())
-    if given.predict:
-        point = {}
-        for text in given.predict:
-            name, equals, value = text.partition("=")
-            try:
-                point[name] = float(value)
-            except ValueError:
-                raise ValueError(f"--predict {text}: write it as variable=number.") from None
-            if not equals or name not in law.variables:
-                raise ValueError(f"--predict {text}: the law's variables are {', '.join(law.variables)}.")
-        prediction = fitted.predict(point)
-        print(f"{law.target} = {prediction.mean:.5g}  [{prediction.low:.5g}, {prediction.high:.5g}]")
+    for text, point in zip(given.predict, points, strict=True):
+        found = fitted.predict(point)
+        print(f"at {text}: {law.target} = {found.mean:.5g}  [{found.low:.5g}, {found.high:.5g}]")
     return 0
+
+
+def _point(text: str, variables: Sequence[str]) -> dict[str, float]:
+    """``--predict``: a value for each variable of the law, several with commas between them."""
+    point: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in variables:
+            raise ValueError(f"--predict {text}: the law's variables are {', '.join(variables)}.")
+        if name in point:
+            raise ValueError(f"--predict {text}: it gives {name} twice; write --predict once for each point.")
+        try:
+            point[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--predict {text}: write it as variable=number.") from None
+    return point
 
 
 def verify_verb(given: argparse.Namespace) -> int:

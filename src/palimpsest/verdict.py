@@ -7,21 +7,23 @@ An expectation belongs to a role and an audit and reads, in a recipe,
     {change: "< 3 %"}       the change stays within a margin
     {at least: 0.9}         the figure afterwards lies on one side of a bound
 
-and its verdict is learned, retained, forgotten, lost or not shown.
+and its verdict is learned, retained, forgotten, lost, failed or not shown.
 
 Rules.  Every interval is the 95 % paired bootstrap of ``statistics``.
 
-- ``nearer R``: *forgotten* when |after - R| - |before - R| has its interval below 0.
+- ``nearer R``: *forgotten* when |after - R| - |before - R| has its interval below 0, *failed* when above.
 - ``higher`` and ``lower``: shown when the interval of the change lies wholly on the expected side of 0.  A
-  movement in the direction that the audit calls better is *learned*, the opposite one is *forgotten*.  *Lost* when
-  an improvement was expected and the interval lies wholly on the other side.
+  movement in the direction that the audit calls better is *learned*, the opposite one is *forgotten*.  When the
+  interval lies wholly on the other side, it is *lost* if an improvement was expected, else *failed*.
 - ``change``: a margin that includes 0 is about keeping: *retained* when the interval lies within the margin,
   *lost* when it lies wholly beyond.  A margin that excludes 0, such as ``"> 0.2"``, demands a change and follows the
-  rule of ``higher`` and ``lower``.  Percents are of the absolute figure before.
+  rule of ``higher`` and ``lower``; a change that is wholly too small is *failed*.  Percents are of the absolute
+  figure before.
 - ``at least`` and ``at most``: shown when the interval of the figure afterwards lies within the bound.  On the side
   that is better it is *learned* if the interval of the change lies beyond 0 as well and the figure before lay
-  outside the bound, else *retained*; on the other side it is *forgotten*, if the change lies beyond 0.  *Lost* when
-  the figure before lay within a bound on the better side and the interval afterwards lies wholly beyond it.
+  outside the bound, else *retained*; on the other side it is *forgotten*, if the change lies beyond 0.  When the
+  interval afterwards lies wholly beyond the bound, it is *lost* if the bound is on the better side and the figure
+  before lay within it, else *failed*.
 - Everything else is *not shown*: with these items and seeds, the figures decide neither way.
 """
 
@@ -45,9 +47,9 @@ from palimpsest.statistics import (
     paired_bootstrap_over_seeds,
 )
 
-__all__ = ["Expectation", "Finding", "Verdict", "decimals", "judge", "number", "parse_expectation"]
+__all__ = ["Expectation", "Finding", "Verdict", "decimals", "figure_of", "judge", "number", "parse_expectation"]
 
-Finding = Literal["learned", "retained", "forgotten", "lost", "not shown"]
+Finding = Literal["learned", "retained", "forgotten", "lost", "failed", "not shown"]
 
 _MARGIN = re.compile(r"\s*(<=|>=|<|>|within)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(%?)\s*")
 _FORMS = 'write "nearer retrained", "higher", "lower", {change: "< 3 %"}, {at least: 0.9} or {at most: 0.1}'
@@ -182,7 +184,13 @@ def judge(
         finding, why = _kept(change_of(_percent) if expectation.percent else case.change, expectation)
     else:
         finding, why = _moved(case, change_of(_percent) if expectation.percent else case.change, expectation)
-    return Verdict(run, role, audit, expectation.text, finding, f"{role} / {audit} {case.moved()}; {why}.")
+    figure = figure_of(role, audit, after[0].unit)
+    return Verdict(run, role, audit, expectation.text, finding, f"{figure} {case.moved()}; {why}.")
+
+
+def figure_of(role: str, audit: str, unit: str) -> str:
+    """``retain / perplexity (nats/token)``."""
+    return f"{role} / {audit} ({unit})" if unit else f"{role} / {audit}"
 
 
 def _percent(before: Array, after: Array) -> Array:
@@ -196,7 +204,9 @@ def _nearer(case: _Case, nearer: Interval, goal: Interval, name: str) -> tuple[F
     digits = decimals(case.before.value, case.after.value)
     where = f"the {name} model has {number(goal.value, digits)}"
     if gap == 0:
-        return "not shown", f"{where}, as the model had before, so there was no gap to close"
+        moved = f", and its distance has grown ({_interval(nearer, 'change ')})" if nearer.low > 0 else ""
+        why = f"{where}, as the model had before, so there was no gap to close{moved}"
+        return ("failed" if moved else "not shown"), why
     passed = (case.after.value - goal.value) * (case.before.value - goal.value) < 0
     if left > gap:
         closed = "the gap has grown"
@@ -213,6 +223,8 @@ def _nearer(case: _Case, nearer: Interval, goal: Interval, name: str) -> tuple[F
         return "forgotten", tail
     if math.isnan(nearer.high):
         return "not shown", f"{tail}, but a single item gives no interval"
+    if nearer.low > 0:
+        return "failed", f"{tail}; the opposite is shown ({_interval(nearer, 'change of the distance ')})"
     return "not shown", f"{tail}, but coming nearer is not shown ({_interval(nearer, 'change of the distance ')})"
 
 
@@ -231,7 +243,7 @@ def _value(case: _Case, expectation: Expectation) -> tuple[Finding, str]:
         return "not shown", f"{ends}, {expectation.text} as expected, but no change is shown that led there"
     beyond = case.after.high < expectation.low or case.after.low > expectation.high
     if beyond:
-        finding = "lost" if allowed_before and upward == case.rising_is_better else "not shown"
+        finding = "lost" if allowed_before and upward == case.rising_is_better else "failed"
         return finding, f"{ends}, not {expectation.text}"
     return "not shown", f"{ends}, which does not settle whether it is {expectation.text}"
 
@@ -260,8 +272,10 @@ def _moved(case: _Case, change: Interval, expectation: Expectation) -> tuple[Fin
         return "not shown", f"these items give no interval, so {what} is not shown"
     if (change.low > bound) if upward else (change.high < bound):
         return ("learned" if improving else "forgotten"), f"{what} was expected and is shown{note}"
-    if improving and ((change.high < 0) if upward else (change.low > 0)):
-        return "lost", f"{what} was expected, and the opposite is shown{note}"
+    if (change.high < 0) if upward else (change.low > 0):
+        return ("lost" if improving else "failed"), f"{what} was expected, and the opposite is shown{note}"
+    if (change.high < bound) if upward else (change.low > bound):
+        return "failed", f"{what} was expected, and the change is shown to be smaller{note}"
     return "not shown", f"{what} was expected and is not shown{note}"
 
 

@@ -1,7 +1,9 @@
 """YAML by the safe loader, with the scalars of YAML 1.2: ``on`` is a word and ``1e-5`` a number.
 
 PyYAML follows YAML 1.1, where ``on: forget`` would be ``True: forget``, ``1e-5`` a text, ``010`` an 8 and
-``2024-01-01`` a date; it also lets the second of two equal keys win in silence, which here is an error.
+``2024-01-01`` a date; it also lets the second of two equal keys win in silence, which here is an error.  Merge keys of
+YAML 1.1 are kept: ``<<: *anchor`` stands for the pairs of another mapping, which those beside it replace; of a list of
+mappings the first that has a key counts.
 """
 
 from __future__ import annotations
@@ -24,19 +26,61 @@ class NotYaml(ValueError):
         self.line = line
 
 
+_Pair = tuple[yaml.Node, yaml.Node]
+MOST_MERGED = 100_000
+"""Pairs that merge keys may bring into one document; more is a mistake, or an alias that multiplies itself."""
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader with the table of implicit scalars below."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value[:40]!r} stands here twice", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.flat: dict[int, bool] = {}  # a mapping's node -> whether its merge keys are replaced, or about to be
+        self.merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuses a key that stands twice, and puts what is merged before the node's own pairs.
+
+        Once for each node: one with an anchor is looked at for itself and wherever it is merged.
+        """
+        if id(node) in self.flat:
+            if not self.flat[id(node)]:
+                raise _refusal("a mapping that merges itself", node)
+            return
+        self.flat[id(node)] = False
+        own: dict[Hashable, _Pair] = {}
+        merged: dict[Hashable, _Pair] = {}
+        for key, value in node.value:
+            if _word(key) in own:
+                raise _refusal(f"the key {str(key.value)[:40]!r} stands here twice", key)
+            own[_word(key)] = (key, value)
+            if key.tag == _MERGE:
+                merged = self._merged(value)
+        node.value = [pair for pair in (merged | own).values() if pair[0].tag != _MERGE]
+        self.flat[id(node)] = True
+
+    def _merged(self, value: yaml.Node) -> dict[Hashable, _Pair]:
+        """The pairs that one merge key stands for."""
+        found: dict[Hashable, _Pair] = {}
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(source, yaml.MappingNode):
+                raise _refusal("<< takes a mapping, such as *anchor, or a list of them", source)
+            self.flatten_mapping(source)
+            self.merged += len(source.value)
+            if self.merged > MOST_MERGED:
+                raise _refusal(f"merge keys bring in more than {MOST_MERGED:,} values; write them out", source)
+            found = {_word(key): (key, inner) for key, inner in source.value} | found
+        return found
+
+
+def _word(key: yaml.Node) -> Hashable:
+    """What two equal keys have in common; only scalars can be equal."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
+
+def _refusal(reason: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -57,6 +101,7 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
 _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -67,8 +112,9 @@ _SCALARS = (
         "-+0123456789.",
     ),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("merge", r"<<", "<"),
 )
-"""The core schema of YAML 1.2 (section 10.3.2): kind, pattern, first characters (\\0: the empty text)."""
+"""The core schema of YAML 1.2 (section 10.3.2), and the merge key: kind, pattern, first characters (\\0: no text)."""
 
 for _kind in (_Loader, _Dumper):
     _kind.yaml_implicit_resolvers = {}
@@ -81,6 +127,7 @@ _Loader.yaml_constructors = {
     tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in (None, *(_TAG + n for n in _PLAIN))
 }  # no dates, sets and bytes: what a recipe holds can be written back
 _Loader.add_constructor(_TAG + "int", _whole_number)
+_Loader.yaml_constructors[_MERGE] = _Loader.yaml_constructors[_TAG + "str"]  # anywhere but as a key it is a text
 _Dumper.add_representer(str, _text)
 
 

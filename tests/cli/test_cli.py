@@ -23,7 +23,7 @@ from palimpsest.run_folder import read_scores
 from palimpsest.verbs import Console, _verdicts
 
 FLAGS = {
-    "run": {"recipe", "--out", "--set", "--allow-imports"},
+    "run": {"recipe", "--out", "--set", "--allow-imports", "--strict"},
     "audit": {"recipe", "--out", "--set", "--allow-imports"},
     "compare": {"folders", "--out"},
     "fit": {"table", "--law", "--predict"},

@@ -141,7 +141,7 @@ def setting(objective: Objective, kind: str) -> Setting:
     states = {t.name: t.objective.prepare(model, roles, on_roles[0], previous.get(t.name)) for t in total.terms}
     reference = Copy(model)
     drift(model, 0.2 if kind == "adapter" else 0.02, seed=2)  # an adapter starts as no change at all
-    (batch,) = roles.window(0, ROWS, seed=0)
+    (batch,) = roles.window(0, ROWS, seed=0, pairs=total.pairs)
     return Setting(objective, model, reference, Frozen(other), total, states, batch)
 
 

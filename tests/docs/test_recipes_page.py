@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from palimpsest import Report
 from palimpsest.loop import Training
+from palimpsest.plans import plans
 from palimpsest.recipe import Lora, ModelSpec, Recipe, Stage, WatchSpec
+from palimpsest.recipe_check import cautions
 from palimpsest.recipe_source import load_recipe, parse_recipe
 from palimpsest.role_data import KEYS
 from palimpsest.views import LabelView, TokenView
@@ -42,10 +44,18 @@ def test_the_recipes_are_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "@dataclass(frozen=True)\nclass Focal(Objective):\n    gamma: float = 2.0\n\n"
         "    def __call__(self, view, state=None):\n        return -view.logp\n"
     )
-    assert len(BLOCKS) == 3
-    first, companion, last = (parse_recipe(parse(block), allow_imports=True) for block in BLOCKS)
+    assert len(BLOCKS) == 6
+    first, preferences, merged, companion, retrained, last = (
+        parse_recipe(parse(block), allow_imports=True) for block in BLOCKS
+    )
     assert len(first.stages[0].objective) == 2 and first.seeds == [0, 1, 2] and last.name == "run"
+    assert preferences.stages[0].objective[0]["on"] == ["chosen", "rejected"]
     assert companion.start == 1 and companion.stages[0].starts == "full_copy" and len(companion.variants) == 2
+    assert plans(retrained)[-1].pretrained == "./base" and not cautions(retrained)
+    (own,), (faster,), (adapter,) = merged.stages, merged.variants["faster"], merged.variants["an adapter"]
+    assert faster == replace(own, train={**(own.train or {}), "lr": 5e-5}) and adapter == replace(
+        own, lora=Lora(rank=8)
+    )
 
 
 def test_every_field_of_a_view_is_in_the_table() -> None:

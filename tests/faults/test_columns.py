@@ -29,6 +29,45 @@ def unloaded(project: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "completion": None}, "completion is empty (null); give it words or leave the row out."),
+        ({"prompt": None, "completion": "b"}, "prompt is empty (null); give it words or leave the row out."),
+        ({"prompt": "a", "completion": 42}, "completion must be text, not '42' as a number; put it in quotes."),
+        ({"text": 4.5}, "text must be text, not '4.5' as a number; put it in quotes."),
+        ({"text": None}, "text is empty (null); give it words or leave the row out."),
+        ({"prompt": {"a": 1}, "completion": "b"}, "prompt must be text or a list of messages with role and content,"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+            "the content of message 2 of messages is empty (null); give it words or leave the row out.",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": 3}], "completion": "b"},
+            "the content of message 1 of prompt must be text, not '3' as a number; put it in quotes.",
+        ),
+    ],
+)
+def test_what_is_no_text_is_not_spelled_out(unloaded: Any, row: dict[str, object], says: str) -> None:
+    """A null would be trained on as the word None."""
+    unloaded.write("forget.jsonl", [{"prompt": "a", "completion": "b"}, row])
+    assert f"roles.forget: forget row 2: {says}" in unloaded.refused()
+
+
+def test_a_prompt_that_is_no_text_is_not_asked(unloaded: Any) -> None:
+    unloaded.write("holdout.jsonl", [{"prompt": 7, "completion": "b"}])
+    unloaded.recipe["audits"]["holdout"] = ["rouge"]
+    assert "rouge: row 1: prompt must be text, not '7' as a number; put it in quotes." in unloaded.refused()
+
+
+def test_answers_that_an_audit_chooses_among_may_be_numbers(project: Any) -> None:
+    row = {"prompt": "2 + 2 =", "completion": "4", "paraphrased_completion": 4, "perturbed_completions": [3, 5.5]}
+    project.write("holdout.jsonl", [row])
+    project.recipe["audits"]["holdout"] = ["truth_ratio", "multiple_choice", {"final_answer": {"max_new_tokens": 2}}]
+    project.write("holdout.jsonl", [{**row, "answer": 4}])
+    assert project.run()[0] == 0
+
+
+@pytest.mark.parametrize(
     ("name", "text", "says"),
     [
         ("csv", "question,answer\na,b\n", r"roles\.forget: forget row 1 has the columns \['answer', 'question'\]; a l"),
@@ -109,7 +148,7 @@ def test_every_audit_is_rehearsed(project: Any, name: str) -> None:
     recipe = parse_recipe(project.recipe | {"expect": {}})
     rows: dict[str, Sequence[dict[str, object]]] = {"forget": [{"nothing": 1}], "holdout": [{"nothing": 2}]}
     with pytest.raises(ValueError, match=rf"^audits\.forget\.{name}: "):
-        rehearse(recipe, rows, {}, ())
+        rehearse(recipe, rows, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -131,7 +170,7 @@ def test_good_rows_pass(project: Any) -> None:
     """Also rows that are only scored, and so need no prompt."""
     recipe = parse_recipe(project.recipe)
     rows = {"forget": [{"prompt": "a", "completion": "b"}], "holdout": [{"text": "c d"}]}
-    rehearse(recipe, rows, {}, ("forget",))
+    rehearse(recipe, rows, {}, {"stages.0": recipe.stages[0]})
 
 
 def test_what_several_stages_watch_is_read_once(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,5 +183,5 @@ def test_what_several_stages_watch_is_read_once(project: Any, monkeypatch: pytes
         {**project.recipe["stages"][0], "name": name, "watch": {"every": 1, "audits": {"holdout": [audit]}}}
         for name, audit in watched.items()
     ]
-    rehearse(parse_recipe(project.recipe), {}, {}, ())
+    rehearse(parse_recipe(project.recipe), {}, {}, {})
     assert read == ["forget", "holdout", "holdout"]

@@ -11,7 +11,7 @@ import pytest
 Rows = list[object]
 GOOD: Rows = [{"prompt": "Who?", "completion": " I."}, {"prompt": "You?", "completion": " No."}]
 DATA: list[tuple[str, str | Rows, str]] = [
-    ("empty file", "", r"roles\.forget: .*forget\.jsonl holds no rows; give it data or leave the role out\."),
+    ("empty file", "", r"roles\.forget: .*forget\.jsonl holds no rows; write some into it, or name another file\."),
     ("blank lines", "\n \n", r"roles\.forget: .*forget\.jsonl holds no rows"),
     (
         "broken line",

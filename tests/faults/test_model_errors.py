@@ -127,3 +127,36 @@ def test_a_tokenizer_without_chat_template(without_template: Any) -> None:
     without_template.recipe["model"]["chat_template"] = "chatml"
     without_template.recipe["stages"][0]["train"]["steps"] = 1
     assert without_template.run()[0] == 0
+
+
+def test_an_end_of_text_needs_an_end_token(without_template: Any) -> None:
+    without_template.recipe["model"]["end_of_text"] = True
+    without_template.recipe["stages"][0]["train"]["steps"] = 1
+    folder = Path(without_template.recipe["model"]["pretrained"])
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            kept = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps({k: v for k, v in kept.items() if k != "eos_token"}))
+    assert "model.end_of_text: this tokenizer has no end token; give it one" in without_template.refused()
+
+
+def test_an_end_of_text_reaches_the_rows(project: Any) -> None:
+    """One token more in each row with text, which the report counts."""
+    project.recipe["stages"][0]["objective"] = [{"on": "text", "cross_entropy": {}}]
+    project.recipe["roles"]["text"] = "text.jsonl"
+    project.recipe["expect"] = {}
+    project.write("text.jsonl", [{"text": f"number {i} and more"} for i in range(4)])
+    tokens = []
+    for end in (False, True):
+        project.recipe["model"]["end_of_text"] = end
+        status, err = project.run(out=f"out-{end}")
+        assert status == 0, err
+        runs = json.loads((project.folder / f"out-{end}/report.json").read_text())["runs"]
+        tokens.append(next(r for r in runs if r["name"] == "after"))
+    train = project.recipe["stages"][0]["train"]
+    assert tokens[1]["tokens"] - tokens[0]["tokens"] == train["steps"] * train["batch"]
+
+
+def test_an_end_of_text_is_for_language_models(digits: Any) -> None:
+    digits.recipe["model"]["end_of_text"] = True
+    assert "model: end_of_text is for the adapter causal_lm, not for classifier; remove it" in digits.refused()

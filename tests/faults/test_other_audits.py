@@ -15,6 +15,8 @@ from palimpsest.audits.accuracy import Accuracy
 from palimpsest.audits.probability import Probability
 from palimpsest.audits.relearning import Relearning
 from palimpsest.checkpoint import write_text
+from palimpsest.recipe import to_yaml
+from palimpsest.recipe_source import parse_recipe
 
 FEW, MORE = ({"relearning": {"audit": "perplexity", "steps": steps}} for steps in (1, 4))
 OTHERS = [{"id": f"o{i}", "inputs": [i / 5] * 64, "label": i} for i in range(5)]
@@ -122,6 +124,9 @@ def test_what_training_reads_is_still_another_run(ran: Any) -> None:
     ran.recipe["stages"][0]["watch"] = {"every": 1, "audits": {"forget": ["accuracy"]}}
     assert "(stages.0.watch is not given there and {" in ran.refused()
     del ran.recipe["stages"][0]["watch"]
+    ran.recipe["stages"][0]["objective"].append({"on": "retain", "uniform": {}})
+    assert "(stages.0.objective.2 is not given there and {'on': 'retain', 'uniform': {}" in ran.refused()
+    ran.recipe["stages"][0]["objective"].pop()
     ran.recipe["roles"]["retain"] = "others.jsonl"
     said = ran.refused()
     assert "(roles.retain is 'digits.jsonl' there and 'others.jsonl' here); choose another" in said
@@ -156,3 +161,19 @@ def test_lines_that_do_not_say_how_they_were_measured(ran: Any) -> None:
     ran.recipe["audits"]["forget"] = ["accuracy", MORE]
     assert ran.run()[0] == 0
     assert ran.asked == ["forget/Accuracy", "forget/Relearning", "retain/Accuracy"] * 2
+
+
+def test_two_long_values_are_shown_where_they_part(ran: Any) -> None:
+    """Of what a stage watches, the audit that is another one; of a long text, its end."""
+    watched = [{"task_accuracy": {}}, "accuracy", "probability"]
+    ran.recipe["stages"][0]["watch"] = {"every": 1, "audits": {"forget": watched}}
+    ran.recipe["roles"]["long"] = ran.write(f"{'x' * 70}-1.jsonl", OTHERS).name
+    kept = ran.folder / "out" / "recipe.yaml"
+    kept.write_text(to_yaml(parse_recipe(ran.recipe)))
+    watched.insert(1, "loss_attack")
+    assert "(stages.0.watch.audits.forget.1 is 'accuracy' there and 'loss_attack' here)" in ran.refused()
+    watched[1:] = ["accuracy"]
+    assert "(stages.0.watch.audits.forget.2 is 'probability' there and not given here)" in ran.refused()
+    watched.append("probability")
+    ran.recipe["roles"]["long"] = ran.write(f"{'x' * 70}-2.jsonl", OTHERS).name
+    assert "(roles.long is '…xxxxxxxxx-1.jsonl' there and '…xxxxxxxxx-2.jsonl' here)" in ran.refused()

@@ -29,6 +29,16 @@ MISTAKES: list[tuple[str, dict[str, object], str]] = [
     ("unknown key of a stage", {"stages.0.trian": {}}, r"stages\.0\.trian: there is no such key; did you mean train\?"),
     ("unknown training key", {"stages.0.train.lrr": 1}, r"stages\.0\.train\.lrr: there is no such key; .* lr\?"),
     ("unknown lora key", {"stages.0.lora": {"rnk": 2}}, r"stages\.0\.lora\.rnk: there is no such key; .* rank\?"),
+    (
+        "unknown key of a variant that is called like another key",
+        {"variants": {"lora": {"objectiv": []}}},
+        r"variants\.lora\.0\.objectiv: there is no such key; did you mean objective\?",
+    ),
+    (
+        "unknown key inside a part of such a variant",
+        {"variants": {"watch": {"lora": {"rnk": 2}}}},
+        r"variants\.watch\.0\.lora\.rnk: there is no such key; did you mean rank\?",
+    ),
     ("one value for a list", {"seeds": 3}, r"seeds: write a list here, such as \[0, 1, 2\], not 3\."),
     ("a term for a list", {"stages.0.objective": {"on": "forget"}}, r"objective: write a list here, such as \[\{'on'"),
     ("missing key", {"audits": GONE}, r"audits: this key is missing; add it\."),

@@ -151,6 +151,8 @@ def test_the_folder_of_another_recipe_is_refused(digits: Any) -> None:
     digits.recipe["seeds"] = [1]
     remedy = "; choose another folder with --out, or delete it."
     assert f"out holds a run of another recipe (seeds.0 is 0 there and 1 here){remedy}" in digits.refused()
+    digits.recipe["seeds"] = [0, 2]
+    assert f"out holds a run of another recipe (seeds.1 is not given there and 2 here){remedy}" in digits.refused()
     digits.recipe["seeds"] = [0]
     rate = digits.recipe["stages"][0]["train"].pop("lr")
     digits.recipe["stages"][0]["train"]["lr"] = rate / 2
@@ -313,7 +315,7 @@ def test_compare(digits: Any) -> None:
     assert "first is named twice; compare different run folders." in said("first", "first")
     assert "nothing holds no finished run; finish it with palimpsest run, or name another" in said("first", "nothing")
     assert "forget/accuracy: the item 'd0' stands in only one of" in said("first", "others")
-    assert "ran the seeds [1] and before [0]; compare runs of the same seeds." in said("first", "seeded")
+    assert "first ran the seeds [0] and seeded [1]; compare runs of the same seeds." in said("first", "seeded")
     (folder / "second" / "report.json").rename(folder / "second" / "hidden")
     assert "second holds no finished run" in said("first", "second")
     (folder / "second" / "hidden").rename(folder / "second" / "report.json")

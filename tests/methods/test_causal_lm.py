@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.adapters.rows_to_tokens import CHATML
+from palimpsest.loop import Training, fit
 from palimpsest.objective import evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.views import TokenView
@@ -36,6 +38,34 @@ def test_only_the_completion_is_scored_and_ends_the_turn(tiny: tuple) -> None:
     assert scored[-1] == tokenizer.eos_token_id
     text = CausalLM(tokenizer).encode(ROWS[2])
     assert int((text["labels"] == -100).sum()) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_text_ends_with_the_end_token_where_that_is_asked_for(tiny: tuple, packed: bool) -> None:
+    model, tokenizer = tiny
+    plain, ended = (CausalLM(tokenizer, packed=packed, end_of_text=end) for end in (False, True))
+    example = ended.encode(ROWS[2])
+    assert example["input_ids"].tolist() == [*plain.encode(ROWS[2])["input_ids"].tolist(), tokenizer.eos_token_id]
+    assert example["labels"][-1] == tokenizer.eos_token_id
+    asked = [*ROWS, {"text": "more of plain words"}]
+    for row, whole, own in zip(asked, ended.subject(model).logp(asked), plain.subject(model).logp(asked), strict=True):
+        torch.testing.assert_close(whole, naive(model, ended.encode(row)), atol=1e-5, rtol=1e-5)
+        assert len(whole) - len(own) == ("text" in row), "a completion has its end token anyway"
+    batch = ended.collate([ended.encode(row) for row in asked])
+    assert ended.count(batch, "token") == plain.count(plain.collate([plain.encode(r) for r in asked]), "token") + 2
+
+
+def test_the_end_token_is_written_once_and_counts_as_length(tiny: tuple) -> None:
+    tokenizer = copy.deepcopy(tiny[1])
+    long = CausalLM(tokenizer, max_length=len(CausalLM(tokenizer).encode(ROWS[2])["input_ids"]), end_of_text=True)
+    with pytest.raises(ValueError, match=r"row has .* tokens, but max_length is"):
+        long.encode(ROWS[2])
+    said = {"text": f"plain words{tokenizer.eos_token}"}
+    ids = CausalLM(tokenizer, end_of_text=True).encode(said)["input_ids"].tolist()
+    assert ids.count(tokenizer.eos_token_id) == 1 == ids[::-1].index(tokenizer.eos_token_id) + 1
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="end_of_text: this tokenizer has no end token; give it one"):
+        CausalLM(tokenizer, end_of_text=True)
 
 
 def test_chatml_has_no_default_system_prompt_and_prompts_agree(tiny: tuple) -> None:
@@ -205,3 +235,16 @@ def test_errors_name_the_row(tiny: tuple, row: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
         CausalLM(tiny[1], max_length=64).encode(row, "forget row 7")
     assert str(error.value).startswith("forget row 7")
+
+
+@pytest.mark.parametrize("end_of_text", [True, False])
+def test_a_model_learns_where_a_document_ends(tiny: tuple, end_of_text: bool) -> None:
+    model, tokenizer = copy.deepcopy(tiny)
+    adapter = CausalLM(tokenizer, packed=True, end_of_text=end_of_text)
+    documents = [{"text": "Ada mends clocks."}, {"text": "Ben keeps seven bees and a dog."}]
+    training = Training(steps=40, batch=2, lr=1e-2)
+    fit(model, adapter.roles(documents=documents), on("documents", CrossEntropy()), training)
+    said = adapter.subject(model).generate([{"text_prefix": d["text"][:5]} for d in documents], 24)
+    whole = [d["text"][5:].strip() for d in documents]
+    assert all(s.startswith(w) for s, w in zip(said, whole, strict=True)), said
+    assert (said == whole) == end_of_text, said

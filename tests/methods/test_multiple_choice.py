@@ -44,3 +44,12 @@ def test_paraphrased_asks_in_the_other_words(scripted: Any) -> None:
     assert audit(subject, {"retain": [{**ROWS[0], **own}]}, "retain").items.tolist() == [1.0]
     with pytest.raises(ValueError, match="the retain row 'a' has no paraphrased_prompt"):
         audit(subject, {"retain": ROWS}, "retain")
+
+
+def test_one_wrong_answer_may_be_a_text_or_a_list(scripted: Any) -> None:
+    scores = [
+        MultipleChoice()(scripted(logp={"yes": [-2.0], "never": [-1.0, -1.5]}), {"pairs": rows}, "pairs").items.tolist()
+        for wrong in ("never", ["never"])
+        for rows in [[{"id": 1, "prompt": "q", "completion": "yes", "perturbed_completions": wrong}]]
+    ]
+    assert scores == [[1.0], [1.0]]

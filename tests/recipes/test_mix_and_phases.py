@@ -13,11 +13,12 @@ from palimpsest.baselines.retrain import Retrain
 from palimpsest.loop import Interrupted, Progress, Training
 from palimpsest.recipe import Recipe, RecipeError
 from palimpsest.recipe_source import parse_recipe
-from palimpsest.role_data import load_roles, refuse_shared_rows
+from palimpsest.role_data import load_roles
 from palimpsest.run import Quiet, run
 from palimpsest.schedules.cosine import Cosine
 from palimpsest.schedules.rewarm import Rewarm
 from palimpsest.schedules.wsd import WSD
+from palimpsest.shared_rows import refuse_shared_rows
 
 DIGITS = {"zoo": "digits"}
 

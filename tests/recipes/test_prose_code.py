@@ -12,8 +12,9 @@ import pytest
 
 from palimpsest.recipe import Recipe, RecipeError
 from palimpsest.recipe_source import load_recipe
-from palimpsest.role_data import load_roles, refuse_shared_rows
+from palimpsest.role_data import load_roles
 from palimpsest.run import run
+from palimpsest.shared_rows import refuse_shared_rows
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GERMAN, LEGAL = (runpy.run_path(str(RECIPES / "data" / f"{name}_text.py")) for name in ("german", "legal"))

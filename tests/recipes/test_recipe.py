@@ -20,9 +20,10 @@ from palimpsest.recipe import Lora, Recipe, RecipeError, Stage, plain, to_yaml
 from palimpsest.recipe_parts import compile_baselines, compile_objective, compile_training
 from palimpsest.recipe_source import load_recipe, parse_recipe
 from palimpsest.report import Report
-from palimpsest.role_data import fingerprints, load_roles, training_roles
+from palimpsest.role_data import fingerprints, load_roles
 from palimpsest.roles import Roles
 from palimpsest.run import run
+from palimpsest.shared_rows import training_roles
 from palimpsest.stage import Trained, run_stage
 from palimpsest.yaml_text import parse
 

@@ -12,8 +12,9 @@ import pytest
 from palimpsest.recipe import Recipe, RecipeError, Stage
 from palimpsest.recipe_parts import compile_baselines
 from palimpsest.recipe_source import parse_recipe
-from palimpsest.role_data import load_roles, refuse_seen_rows
+from palimpsest.role_data import load_roles
 from palimpsest.run import run
+from palimpsest.shared_rows import refuse_seen_rows
 
 ONE = {"zoo": "digits", "classes": [3]}
 TWO = {"zoo": "digits", "classes": [5]}

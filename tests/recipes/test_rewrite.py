@@ -13,8 +13,9 @@ from palimpsest.baselines.retrain import Retrain
 from palimpsest.procedures.answer_styles import AnswerStyles
 from palimpsest.recipe import RecipeError, to_yaml
 from palimpsest.recipe_source import parse_recipe
-from palimpsest.role_data import load_roles, refuse_shared_rows
+from palimpsest.role_data import load_roles
 from palimpsest.run import run
+from palimpsest.shared_rows import refuse_shared_rows
 from palimpsest.yaml_text import parse
 from palimpsest.zoo.authors import authors
 

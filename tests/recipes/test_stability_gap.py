@@ -10,8 +10,9 @@ import pytest
 from palimpsest import names
 from palimpsest.recipe import Recipe
 from palimpsest.recipe_source import load_recipe
-from palimpsest.role_data import load_roles, refuse_shared_rows
+from palimpsest.role_data import load_roles
 from palimpsest.run import run
+from palimpsest.shared_rows import refuse_shared_rows
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "stability-gap.yaml"
 ARMS = ("subset", "good subset", "mixture")

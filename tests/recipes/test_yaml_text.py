@@ -39,6 +39,7 @@ from palimpsest.yaml_text import NotYaml, dump, parse
         ("1:30", "1:30"),
         ("2024-01-01", "2024-01-01"),
         ("=", "="),
+        ("<<", "<<"),
         ("~", None),
         ("", None),
         ("null", None),
@@ -68,6 +69,11 @@ def test_on_is_a_key() -> None:
         ("a: !!python/name:os.system\n", 1, "could not determine a constructor"),
         ("a: !!timestamp 2024-01-01\n", 1, "could not determine a constructor"),
         ("<<: *base\n", 1, "found undefined alias"),
+        ("a: {<<: {}, <<: {}}\n", 1, "the key '<<' stands here twice"),
+        ("a: &a {b: 1}\nc: {d: 1, <<: *a, d: 2}\n", 2, "the key 'd' stands here twice"),
+        ("a: 1\nb: &b {<<: *b}\n", 2, "a mapping that merges itself"),
+        ("a: {<<: 3}\n", 1, "<< takes a mapping, such as *anchor, or a list of them"),
+        ("a: {<<: [{}, 3]}\n", 1, "<< takes a mapping, such as *anchor, or a list of them"),
         ("a: !!bool maybe\n", None, "a tag such as !!bool stands before another kind of value"),
         ("a: 1\n--- \nb: 2\n", 2, "found another document"),
     ],
@@ -83,6 +89,43 @@ def test_only_plain_data_is_written() -> None:
         dump({"a": object()})
     shared = [1]
     assert dump({"a": shared, "b": shared}) == "a:\n- 1\nb:\n- 1\n"  # no anchors
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{<<: *a, y: 3}", {"x": 1, "y": 3}),
+        ("{y: 3, <<: *a}", {"x": 1, "y": 3}),  # wherever it stands, what is written out counts
+        ("{<<: [*b, *a]}", {"x": 5, "y": 2, "z": 6}),  # the first of several
+        ("{<<: [*a, *b], z: 0}", {"x": 1, "y": 2, "z": 0}),
+        ("{<<: *c, w: 8}", {"x": 1, "y": 4, "w": 8}),  # what merges may be merged
+        ("{in: {<<: *a}, <<: {in: 0, x: 7}}", {"in": {"x": 1, "y": 2}, "x": 7}),
+        ("{x: {<<: *a, x: {<<: *b}}}", {"x": {"x": {"x": 5, "z": 6}, "y": 2}}),
+        ("{<<: []}", {}),
+        ("{'<<': *a}", {"<<": {"x": 1, "y": 2}}),  # in quotes it is a key like any other
+    ],
+)
+def test_merge_keys(text: str, value: object) -> None:
+    anchors = "a: &a {x: 1, y: 2}\nb: &b {x: 5, z: 6}\nc: &c {<<: *a, y: 4}\n"
+    found = parse(f"{anchors}found: {text}\nagain: *c\n")
+    assert found["found"] == value
+    assert found["a"] == {"x": 1, "y": 2} and found["c"] == found["again"] == {"x": 1, "y": 4}
+    assert parse(dump(found)) == found
+
+
+def test_a_mapping_is_merged_before_it_is_read_itself() -> None:
+    assert parse("in: {deep: &a {<<: {x: 1, k: 0}, k: 1}}\n<<: *a\n") == {
+        "in": {"deep": {"x": 1, "k": 1}},
+        "x": 1,
+        "k": 1,
+    }
+
+
+def test_merges_that_multiply_themselves_end() -> None:
+    first = "a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(50)) + "}\n"
+    rest = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 50)}], n{i}: 1}}\n" for i in range(1, 60)]
+    with pytest.raises(NotYaml, match="merge keys bring in more than 100,000 values"):
+        parse(first + "".join(rest))
 
 
 def test_a_recipe_that_was_read_by_a_loader_of_yaml_1_1() -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from palimpsest.page.charts import Mark, curve_panel, thin, ticks
 from palimpsest.page.charts import tradeoff as draw_tradeoff
 from palimpsest.page.text import clean, duration, embed, marked, prose
 from palimpsest.report import Curve, Matrix, Report, Run, Score, StageFigure, Versus
+from palimpsest.verdict import Finding, Verdict
 
 # ------------------------------------------------------------------------------------------------ safety
 
@@ -244,3 +246,15 @@ def test_colors_have_enough_contrast(report):
         # The darkest cell of a heat map mixes 34 % of the accent into the paper.
         mixed = [round(0.34 * int(inks[2][i : i + 2], 16) + 0.66 * int(paper[i : i + 2], 16)) for i in (1, 3, 5)]
         assert contrast("#{:02x}{:02x}{:02x}".format(*mixed), inks[0]) >= 4.5
+
+
+def test_every_finding_has_a_sign_of_its_own(read_page):
+    """Also in black and white: no two share a drawing."""
+    findings = get_args(Finding)
+    verdicts = tuple(Verdict("after", "task", f"audit {i}", "lower", f, "It fell.") for i, f in enumerate(findings))
+    page = render(Report("findings", "2026-01-01", verdicts=verdicts))
+    drawn = re.findall(r'<li class="verdict ([a-z-]+)">.*?<svg class="sign"[^>]*>(.*?)</svg>', page)
+    assert [name.replace("-", " ") for name, _ in drawn] == list(findings)
+    assert len({drawing for _, drawing in drawn}) == len(findings)
+    assert f"1 {findings[0]}" in page and "1 failed" in page
+    assert all(re.search(rf"(^|, )\.{name} \.sign", page, re.MULTILINE) for name, _ in drawn), "each has a style"

@@ -1,7 +1,7 @@
 """Causal language models of Hugging Face transformers.
 
 One forward serves all roles; the output layer is kept apart from it, so that log-probabilities of the targets
-never cost the [B, T, V] logits.  Rows may be padded on either side, or packed into one row without padding.
+never cost the [B, T, V] logits.  Rows may be padded on either side, or packed behind each other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from palimpsest.adapters.causal_lm_subject import CausalLMSubject
+from palimpsest.adapters.packing import Packing, packing
 from palimpsest.adapters.rows_to_tokens import Tokens, complete, prompt_ids
 from palimpsest.audit import Row
 from palimpsest.checkpoint import unwritable, write_text
@@ -41,8 +42,12 @@ class CausalLM:
     """``tokenizer`` of the model; ``max_length`` in tokens, longer rows are refused.
 
     ``chat`` wraps plain prompts and completions as user and assistant turns; ``chat_template`` replaces the
-    tokenizer's template (``chatml`` is built in).  ``packed`` trains without padding, which pays where rows
-    differ much in length.
+    tokenizer's template (``chatml`` is built in).  ``packed`` puts short rows behind each other in place of padding,
+    which pays where rows differ much in length.  ``end_of_text`` writes the end token behind each row with ``text``
+    and scores it, in training and in audits, so that a model learns where documents end; without it a text may be a
+    passage that goes on.
+
+    Raises ``ValueError`` for a tokenizer without an end token where one is asked for.
     """
 
     tokenizer: Any
@@ -50,14 +55,19 @@ class CausalLM:
     chat: bool = False
     chat_template: str | None = None
     packed: bool = False
+    end_of_text: bool = False
     _apart: weakref.WeakKeyDictionary[nn.Module, bool] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
     )
 
+    def __post_init__(self) -> None:
+        if self.end_of_text and self.tokenizer.eos_token_id is None:
+            raise ValueError("end_of_text: this tokenizer has no end token; give it one (eos_token), or leave it out.")
+
     @property
     def tokens(self) -> Tokens:
         """How this adapter turns text into tokens."""
-        return Tokens(self.tokenizer, self.chat, self.chat_template)
+        return Tokens(self.tokenizer, self.chat, self.chat_template, self.end_of_text)
 
     def roles(self, **rows: Sequence[Row]) -> Roles:
         """``adapter.roles(forget=[…], retain=[…])``."""
@@ -133,7 +143,8 @@ class CausalLM:
     def _forward(self, model: nn.Module, ids: Tensor, mask: Tensor, taps: Sequence[str]) -> TokenOutputs:
         """Hidden states before the head, and the head; the logits only where the two cannot be told apart."""
         inner = unwrapped(model)
-        inputs = self._inputs(inner, ids, mask)
+        packed = packing(mask, one_row=_knows_borders(inner)) if self.packed else None
+        inputs = _inputs(inner, ids, mask, packed)
         changed = changes_logits(inner)  # then the head alone does not tell what the model says
         head = head_of(inner) if self._apart.get(inner, True) and not changed else None
         kept: dict[str, Tensor] = {}
@@ -166,32 +177,11 @@ class CausalLM:
             self._apart[inner] = _alike(again, logits[:1])
             if not self._apart[inner]:  # the model does something of its own to the logits
                 return self._forward(model, ids, mask, taps)
-        unpack = self._unpacker(mask)
+        unpack = (lambda value: value) if packed is None else packed.unpack
         spread = {name: unpack(kept[name]) for name in taps}
         if head is None or hidden is None:
             return TokenOutputs(None if hidden is None else unpack(hidden), None, unpack(logits), spread)
         return TokenOutputs(unpack(hidden), head, None, spread)
-
-    def _inputs(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        positions = (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
-        if self.packed:
-            seen = mask.bool()
-            return {"input_ids": ids[seen].unsqueeze(0), "position_ids": positions[seen].unsqueeze(0)}
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        left = not bool(mask[:, 0].all())
-        if left and "position_ids" in inspect.signature(_plain(model).forward).parameters:
-            inputs["position_ids"] = positions
-        return inputs
-
-    def _unpacker(self, mask: Tensor) -> Any:
-        if not self.packed:
-            return lambda value: value
-
-        def unpack(value: Tensor) -> Tensor:  # [1, N, D] -> [B, T, D]
-            padded = value.new_zeros(*mask.shape, value.shape[-1])
-            return padded.index_put(tuple(mask.bool().nonzero(as_tuple=True)), value[0])
-
-        return unpack
 
     def store(self, view: View, full: bool) -> list[Columns]:
         """Per row, without padding: tokens [T], log-probabilities [T-1]; if ``full``, what enters the head [T, D]."""
@@ -269,6 +259,22 @@ def _alike(head: Tensor, model: Tensor) -> bool:
     """Whether the head alone gives the model's logits, to the rounding of half precision at their own size."""
     head, model = head.float(), model.float()
     return bool((head - model).abs().amax() <= 0.01 * model.abs().amax() + 1e-6)
+
+
+def _inputs(model: nn.Module, ids: Tensor, mask: Tensor, packed: Packing | None) -> dict[str, Tensor]:
+    """What the model is called with; it sees by the positions where a packed row begins."""
+    if packed is not None:
+        return {"input_ids": packed.pack(ids), "position_ids": packed.positions}
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    left = not bool(mask[:, 0].all())
+    if left and "position_ids" in inspect.signature(_plain(model).forward).parameters:
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)  # [B, T]
+    return inputs
+
+
+def _knows_borders(model: nn.Module) -> bool:
+    """Whether the model's attention leaves out pairs of tokens of different packed rows, but only in a batch of one."""
+    return str(getattr(_plain(model).config, "_attn_implementation", "")).startswith("flash_attention")
 
 
 def _plain(model: nn.Module) -> nn.Module:

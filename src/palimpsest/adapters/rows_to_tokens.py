@@ -1,13 +1,16 @@
 """Rows of text as token ids and labels.
 
 Rows are written as in TRL: ``text``; ``prompt`` and ``completion`` (text, or lists of messages); ``messages``.
+What stands in them is text: a null or a number is refused, not spelled out.
 With a prompt, only the completion is scored; of messages, the last one.  Prompt and completion are tokenized
 apart and joined, so that a question asked later is tokenized exactly as it was in training.  An audit may also ask
-for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.
+for the continuation of ``text_prefix``, the beginning of a text, which is never wrapped as a chat.  A completion ends
+with the end token, a ``text`` only with ``end_of_text``: it may be a passage of something longer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +28,13 @@ CHATML = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """How text becomes tokens: the tokenizer, whether plain prompts are wrapped as a chat, and the template."""
+    """How text becomes tokens: the tokenizer, whether plain prompts are wrapped as a chat, the template, and whether
+    the end token is written behind a ``text``."""
 
     tokenizer: Any
     chat: bool = False
     chat_template: str | None = None
+    end_of_text: bool = False
 
     @property
     def template(self) -> str | None:
@@ -54,18 +59,31 @@ class Tokens:
         return found
 
 
+def _refuse_no_text(value: Any, column: str, place: str, wanted: str = "text") -> None:
+    """``str`` would make words of anything, ``None`` of a null."""
+    if isinstance(value, str):
+        return
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # as tables write what is missing
+        raise ValueError(f"{place}: {column} is empty (null); give it words or leave the row out.")
+    shown = repr(str(value)[:60])
+    if isinstance(value, int | float):
+        raise ValueError(f"{place}: {column} must be text, not {shown} as a number; put it in quotes.")
+    raise ValueError(f"{place}: {column} must be {wanted}, not {shown}; write it so, or name another column.")
+
+
 def _messages(value: Any, role: str, column: str, place: str) -> list[Mapping[str, str]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
-    if (
+    wanted = "text or a list of messages with role and content"
+    if not (
         isinstance(value, list)
         and value
         and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value)
     ):
-        return list(value)
-    raise ValueError(
-        f"{place}: {column} must be text or a list of messages with role and content, not {str(value)[:60]!r}."
-    )
+        _refuse_no_text(value, column, place, wanted)
+    for number, message in enumerate(value, 1):
+        _refuse_no_text(message["content"], f"the content of message {number} of {column}", place)
+    return list(value)
 
 
 def _conversation(row: Row, chat: bool, place: str) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]] | None:
@@ -94,24 +112,31 @@ def check_prompt(row: Row, place: str, *, chat: bool = False) -> None:
     if "text_prefix" in row:
         return
     _known(row, place)
-    if _conversation(row, chat, place) is None and "prompt" not in row:
+    if _conversation(row, chat, place) is not None:
+        return
+    if "prompt" not in row:
         raise ValueError(
             f"{place}: generation starts from a prompt, but the row has only text; add prompt and completion."
         )
+    _refuse_no_text(row["prompt"], "prompt", place)
 
 
 def check_row(row: Row, place: str, *, chat: bool = False) -> None:
     """Raises ``ValueError`` for a row of which nothing can be scored; needs no tokenizer."""
     _known(row, place)
     if "text" in row and "prompt" not in row and "messages" not in row:
-        if not isinstance(row["text"], str) or not row["text"].strip():
+        _refuse_no_text(row["text"], "text", place)
+        if not row["text"].strip():
             raise ValueError(f"{place}: text is empty; give it words or leave the row out.")
         return
     if "messages" not in row and "completion" not in row:
         raise ValueError(f"{place} has a prompt but no completion; add the column completion.")
     conversation = _conversation(row, chat, place)
-    answer = row["completion"] if conversation is None else conversation[1][-1]["content"]
-    if not str(answer).strip():
+    if conversation is None:
+        _refuse_no_text(row["prompt"], "prompt", place)
+        _refuse_no_text(row["completion"], "completion", place)
+    answer: str = row["completion"] if conversation is None else conversation[1][-1]["content"]
+    if not answer.strip():
         raise ValueError(f"{place}: the completion is empty, so nothing would be scored; fill it or leave the row out.")
 
 
@@ -123,7 +148,7 @@ def prompt_ids(row: Row, tokens: Tokens, place: str) -> list[int]:
     conversation = _conversation(row, tokens.chat, place)
     if conversation is not None:
         return tokens.ids(tokens.render(conversation[0], place, generation=True))
-    return tokens.ids(str(row["prompt"]), special=True)
+    return tokens.ids(row["prompt"], special=True)
 
 
 def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
@@ -131,11 +156,13 @@ def complete(row: Row, tokens: Tokens, place: str) -> tuple[list[int], int]:
     check_row(row, place, chat=tokens.chat)
     eos = tokens.tokenizer.eos_token_id
     if "text" in row and "prompt" not in row and "messages" not in row:
-        return tokens.ids(row["text"], special=True), 1
+        ids = tokens.ids(row["text"], special=True)
+        ends = tokens.end_of_text and eos is not None and ids[-1:] != [eos]  # some tokenizers write it themselves
+        return [*ids, eos] if ends else ids, 1
     start = prompt_ids(row, tokens, place)
     conversation = _conversation(row, tokens.chat, place)
     if conversation is None:
-        answer = tokens.ids(str(row["completion"])) + ([eos] if eos is not None else [])
+        answer = tokens.ids(row["completion"]) + ([eos] if eos is not None else [])
     else:
         prefix = tokens.render(conversation[0], place, generation=True)
         whole = tokens.render([*conversation[0], *conversation[1]], place, generation=False)

@@ -4,7 +4,8 @@
 
 ``per`` says what is compared: the log-probability of the whole answer, or its mean per token, which does not favor
 short answers.  ``wording`` paraphrased asks in other words than those of the prompt, which training may have tied to
-one form of answer: measured is then what is known, in whatever form.
+one form of answer: measured is then what is known, in whatever form.  Of preferences it is the share of pairs whose
+chosen answer is likelier than the rejected one; ``columns: {completion: chosen, perturbed_completions: rejected}``.
 
 Paper: Think you have Solved Question Answering? Try ARC, the AI2 Reasoning Challenge (Clark et al., 2018),
     arXiv 1803.05457, for questions of this kind; log-probabilities as in Brown et al. (2020), arXiv 2005.14165.
@@ -14,7 +15,8 @@ Needs: a subject with log-probabilities; the columns prompt, completion, perturb
     paraphrased_prompt, paraphrased_completion, perturbed_paraphrases.
 Differs: the harness counts a tie as right when the right answer stands first, and normalizes by characters (acc_norm).
     The end token, where the tokenizer has one, belongs to the answer.
-See: ``probability`` with ``relative`` (how much more likely, not whether), ``exact_match`` (what the model says).
+See: ``probability`` with ``relative`` (how much more likely, not whether), ``exact_match`` (what the model says),
+    ``preference`` (what trains on such pairs).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, answer_column, as_text, column, role_rows, row_ids
 
 __all__ = ["METHOD", "MultipleChoice", "chosen"]
 
@@ -54,9 +56,11 @@ class MultipleChoice:
     def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
         """0 or 1 per row, or a share where answers tie."""
         rows = role_rows(data, role, "multiple_choice")
-        prompts, right, wrong = (column(rows, c, role, "multiple_choice") for c in COLUMNS[self.wording])
+        asked_in, answered, perturbed = COLUMNS[self.wording]
+        prompts, right = (column(rows, c, role, "multiple_choice") for c in (asked_in, answered))
+        wrong = answer_column(rows, perturbed, role, "multiple_choice")
         asked = [
-            {"prompt": prompt, "completion": answer}
+            {"prompt": prompt, "completion": as_text(answer)}
             for prompt, r, w in zip(prompts, right, wrong, strict=True)
             for answer in (r, *w)
         ]

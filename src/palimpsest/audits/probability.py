@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palimpsest.audit import SHARE, Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import SHARE, Row, Scores, Subject, answer_column, as_text, column, role_rows, row_ids
 
 __all__ = ["METHOD", "Probability", "answer_logp", "relative_probability"]
 
@@ -35,7 +35,7 @@ def relative_probability(right: Tensor, wrong: Tensor) -> Tensor:
 def answer_logp(subject: Subject, rows: Sequence[Row], answers: Sequence[Sequence[str]]) -> list[Tensor]:
     """Mean log-probability per token of several answers to each row's prompt, float64 [W_i], asked in one call."""
     pairs = [(row["prompt"], answer) for row, own in zip(rows, answers, strict=True) for answer in own]
-    asked = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs]
+    asked = [{"prompt": prompt, "completion": as_text(answer)} for prompt, answer in pairs]
     means = torch.stack([logp.double().mean() for logp in subject.logp(asked)])
     return list(torch.split(means, [len(own) for own in answers]))
 
@@ -52,7 +52,7 @@ class Probability:
         if self.relative:
             column(rows, "prompt", role, "probability")
             right = column(rows, "completion", role, "probability")
-            wrong = column(rows, "perturbed_completions", role, "probability")
+            wrong = answer_column(rows, "perturbed_completions", role, "probability")
             found = answer_logp(subject, rows, [[r, *w] for r, w in zip(right, wrong)])
             items = torch.stack([relative_probability(means[0], means[1:]) for means in found])
         else:

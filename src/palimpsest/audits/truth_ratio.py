@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from palimpsest.audit import NONNEGATIVE, SHARE, Row, Scores, Subject, column, role_rows, row_ids
+from palimpsest.audit import NONNEGATIVE, SHARE, Row, Scores, Subject, answer_column, column, role_rows, row_ids
 from palimpsest.audits.probability import answer_logp
 
 __all__ = ["METHOD", "Mean", "TruthRatio", "closeness", "truth_ratio", "utility"]
@@ -68,7 +68,7 @@ class TruthRatio:
         column(rows, "prompt", role, "truth_ratio")
         right = column(rows, self.correct, role, "truth_ratio")
         alike = self.correct == "paraphrased_completion" and all("perturbed_paraphrases" in row for row in rows)
-        wrong = column(rows, "perturbed_paraphrases" if alike else "perturbed_completions", role, "truth_ratio")
+        wrong = answer_column(rows, "perturbed_paraphrases" if alike else "perturbed_completions", role, "truth_ratio")
         found = answer_logp(subject, rows, [[r, *w] for r, w in zip(right, wrong)])
         ratio = torch.stack([truth_ratio(means[0], means[1:], self.mean) for means in found])
         items = {"ratio": ratio, "utility": utility(ratio), "closeness": closeness(ratio)}[self.form]

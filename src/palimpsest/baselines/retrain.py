@@ -1,11 +1,12 @@
 """The gold standard: the same training from the start, without what is to be forgotten.
 
-    theta = train(pretrained, retain)
+    theta = train(theta_start, retain)
 
 Paper: none; the definition of exact unlearning.
 Tags: benchmark, unlearning, forget.
-Needs: a recipe with a stage before the last, or its own ``train``.
-Differs: nothing known. It repeats every stage before the last from the pretrained model without the terms on roles
+Needs: a recipe with a stage before the last that trains the model, or its own ``train``; and a start that has not seen
+    the rows of ``forget``: the recipe's ``model``, or ``pretrained`` where that is a model that was taught already.
+Differs: nothing known. It repeats every stage before the last from that start without the terms on roles
     that are made of ``forget``, where the stage trains on ``on`` besides, and else with ``on`` in their place. A role
     that is made of both (``all: [forget, retain]``) always gives way to ``on``, but no method stands twice; so it does
     in a setting that names it, such as EWC's ``of`` or the role of a mask. A setting that names ``forget`` itself is
@@ -18,7 +19,9 @@ See: ``do_nothing``; audits that are ``nearer:retrained``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from palimpsest.named_roles import FAMILIES, named, renamed
@@ -30,26 +33,51 @@ __all__ = ["METHOD", "Retrain"]
 
 @dataclass(frozen=True)
 class Retrain:
-    """``on`` is what may be known; ``forget`` must not be seen; ``train`` replaces the stages' own settings."""
+    """``on`` is what may be known; ``forget`` must not be seen; ``train`` replaces the stages' own settings.
+
+    ``pretrained`` is the model to start from where it is not the recipe's, of the same architecture: a folder, a name
+    of the zoo, or a hub id.
+    """
 
     on: str = "retain"
     forget: str = "forget"
     train: dict[str, Any] | None = None
+    pretrained: str | None = None
 
     def __call__(self, recipe: Recipe) -> Baseline:
         """The run ``retrained``, from the pretrained model."""
         if self.on not in recipe.roles:
             raise ValueError(f"retrain trains on the role {self.on!r}, which has no data; name a role with on.")
         trunk = recipe.stages[: recipe.start]
-        if not trunk:
+        if not any(_teaches(stage) for stage in trunk):
             if self.train is None:
-                raise ValueError(
-                    "retrain repeats the stages before the last, and this recipe has only one; add the stage that"
-                    " taught the model, or give retrain its own train."
-                )
+                raise ValueError(self._nothing_to_repeat(recipe))
             trunk = [Stage("retrain", [{"on": self.on, "cross_entropy": {}}], self.train)]
         stages = tuple(self._without(stage, recipe) for stage in trunk)
-        return Baseline("retrained", f"retrained on {self.on}", "pretrained", stages, unseen=self.forget)
+        label = f"retrained on {self.on}" + ("" if self.pretrained is None else f", from {Path(self.pretrained).name}")
+        return Baseline(
+            "retrained", label, "pretrained", stages, self.forget, self.pretrained, self._caution(trunk, recipe)
+        )
+
+    def _nothing_to_repeat(self, recipe: Recipe) -> str:
+        """What to add where no stage before the last trains the model."""
+        why = "this recipe has only one" if len(recipe.stages) == 1 else "none of these trains the model"
+        why = "with tasks all stages from the first of them on count as the last" if recipe.tasks else why
+        start = "" if self.pretrained else " pretrained, the model that yours was made from, and"
+        return (
+            f"retrain repeats the stages before the last, and {why}; give retrain{start} its own train, or add the"
+            " stage that taught the model."
+        )
+
+    def _caution(self, trunk: Sequence[Stage], recipe: Recipe) -> str:
+        """A sentence where what is to be forgotten was learned in no stage, so that it may be known at the start."""
+        taught = any(_teaches(stage) and self._holds(t["on"], recipe) for stage in trunk for t in stage.objective)
+        if taught or self.pretrained is not None or self.forget not in recipe.roles:
+            return ""
+        return (
+            f"retrain starts from {recipe.model.pretrained}; it is a reference only if that model has not seen the rows"
+            f" of {self.forget}, and otherwise needs the model from before it saw them, as its pretrained."
+        )
 
     def _without(self, stage: Stage, recipe: Recipe) -> Stage:
         """The stage as it would have been without the rows to be forgotten."""
@@ -109,6 +137,11 @@ class Retrain:
     def _holds(self, on: str | list[str], recipe: Recipe) -> bool:
         """Whether a role or one of several holds rows of what is to be forgotten."""
         return any(self.forget in sources_of(role, recipe.roles) for role in _roles(on))
+
+
+def _teaches(stage: Stage) -> bool:
+    """Whether the model, and not a companion, is another one after the stage."""
+    return stage.trains == "model" and bool(stage.objective or stage.edit)
 
 
 def _roles(named: str | list[str]) -> list[str]:

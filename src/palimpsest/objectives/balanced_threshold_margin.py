@@ -29,7 +29,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from palimpsest.objective import Objective
+from palimpsest.objective import Objective, Pairing
 from palimpsest.objectives.threshold_margin import BaseStates, ThresholdMargin, base_states
 from palimpsest.roles import Roles
 from palimpsest.views import TokenView, Unit
@@ -58,6 +58,7 @@ class BalancedThresholdMargin(Objective):
     unit: ClassVar[Unit] = "sequence"
     needs: ClassVar[frozenset[str]] = frozenset({"hidden:last"})
     arity: ClassVar[int] = 2
+    pairs: ClassVar[Pairing] = "none"
     couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

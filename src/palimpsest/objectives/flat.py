@@ -97,6 +97,7 @@ class FLAT(Objective):
 
     unit: ClassVar[Unit] = "pair"
     arity: ClassVar[int] = 2
+    forgets: ClassVar[int | None] = 0
 
     def __post_init__(self) -> None:
         if self.divergence not in DIVERGENCES:

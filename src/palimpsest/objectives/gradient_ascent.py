@@ -37,6 +37,7 @@ class GradientAscent(Objective):
 
     unit: ClassVar[Unit] = "token"
     even: ClassVar[bool] = True
+    forgets: ClassVar[int | None] = 0
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B, T-1] for tokens, [B] for labels."""

@@ -54,6 +54,7 @@ class InvertedHinge(Objective):
     """No fields: the hinge is bounded by itself."""
 
     unit: ClassVar[Unit] = "token"
+    forgets: ClassVar[int | None] = 0
 
     def __call__(self, view: TokenView | LabelView, state: nn.Module | None = None) -> Tensor:
         """[B, T-1] for tokens, 0 where not scored; [B] for labels."""

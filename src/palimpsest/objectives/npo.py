@@ -47,6 +47,7 @@ class NPO(Objective):
 
     unit: ClassVar[Unit] = "sequence"
     needs: ClassVar[frozenset[str]] = frozenset({"ref"})
+    forgets: ClassVar[int | None] = 0
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

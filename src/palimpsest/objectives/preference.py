@@ -2,8 +2,14 @@
 
     L_i = -log sigmoid(beta (log p(y_c)/p_ref(y_c) - log p(y_r)/p_ref(y_r)))
 
-y_c is the chosen and y_r the rejected answer to the same prompt; log p(y) sums over an answer's tokens.  For
-unlearning the chosen answer is a refusal: ``on(("refusal", "forget"), Preference(beta=0.1))``.
+y_c is the chosen and y_r the rejected answer to the same prompt; log p(y) sums over an answer's tokens.  A file with
+the columns prompt, chosen and rejected is two roles, row by row:
+
+    roles: {chosen: {file: pairs.jsonl, columns: {completion: chosen}},
+            rejected: {file: pairs.jsonl, columns: {completion: rejected}}}
+    objective: [{on: [chosen, rejected], preference: {beta: 0.1}}]
+
+For unlearning the chosen answer is a refusal: ``on(("refusal", "forget"), Preference(beta=0.1))``.
 
 Paper: Direct Preference Optimization: Your Language Model is Secretly a Reward Model (Rafailov et al., 2023), arXiv
     2305.18290, equation 7; as an unlearning baseline in TOFU (Maini et al., 2024), arXiv 2401.06121.
@@ -12,7 +18,8 @@ Tags: forget, learn, unlearning, loss, language-model.
 Needs: ref.
 Differs: nothing known. The loss is not scaled by 2 / beta as ``npo`` is: with the chosen answer's ratio held at 1 it
     is beta / 2 times NPO, so learning rates do not carry over from one to the other.
-See: ``npo`` (its rejected half), ``flat`` (the same pair without a reference).
+See: ``npo`` (its rejected half), ``flat`` (the same pair without a reference), ``multiple_choice`` (the audit: in how
+    many pairs the chosen answer is the likelier one).
 """
 
 from __future__ import annotations
@@ -46,6 +53,7 @@ class Preference(Objective):
     unit: ClassVar[Unit] = "pair"
     needs: ClassVar[frozenset[str]] = frozenset({"ref"})
     arity: ClassVar[int] = 2
+    forgets: ClassVar[int | None] = 1
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

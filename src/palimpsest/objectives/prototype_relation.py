@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palimpsest.objective import Objective, descend
+from palimpsest.objective import Objective, Pairing, descend
 from palimpsest.objectives.kl_to_reference import kl_divergence
 from palimpsest.objectives.supervised_contrastive import features_of
 from palimpsest.roles import Roles, seeded
@@ -127,6 +127,7 @@ class PrototypeRelation(Objective):
 
     unit: ClassVar[Unit] = "pair"
     arity: ClassVar[int] = 2
+    pairs: ClassVar[Pairing] = "rows"
     needs: ClassVar[frozenset[str]] = frozenset({"ref"})
     couples: ClassVar[bool] = True
 

@@ -52,6 +52,7 @@ class RandomLabel(Objective):
     exclude_true: bool = False
 
     unit: ClassVar[Unit] = "example"
+    forgets: ClassVar[int | None] = 0
 
     def __call__(self, view: LabelView, state: nn.Module | None = None) -> Tensor:
         """[B], one value per row."""

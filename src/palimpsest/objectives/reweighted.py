@@ -36,7 +36,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from palimpsest.objective import Objective
+from palimpsest.objective import Objective, Pairing
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.views import Unit
 
@@ -151,6 +151,11 @@ class Reweighted(Objective):
     def arity(self) -> int:  # type: ignore[override]
         """On as many roles as the objective inside."""
         return self.objective.arity
+
+    @property
+    def pairs(self) -> Pairing:  # type: ignore[override]
+        """As the objective inside joins them."""
+        return self.objective.pairs
 
     @property
     def gathers(self) -> bool:  # type: ignore[override]

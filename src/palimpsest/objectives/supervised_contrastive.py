@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palimpsest.objective import Objective, descend
+from palimpsest.objective import Objective, Pairing, descend
 from palimpsest.reference import evaluating
 from palimpsest.roles import Roles, seeded
 from palimpsest.views import LabelView, Unit
@@ -67,6 +67,7 @@ class SupervisedContrastive(Objective):
 
     unit: ClassVar[Unit] = "pair"
     arity: ClassVar[int] = 2
+    pairs: ClassVar[Pairing] = "rows"
     couples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -106,7 +106,14 @@ def _prefixed(report: Report, prefix: str) -> Report:
         report,
         verdicts=tuple(dataclasses.replace(v, run=prefix + v.run) for v in report.verdicts),
         runs=tuple(
-            dataclasses.replace(r, name=prefix + r.name, label=prefix + (r.label or r.name)) for r in report.runs
+            dataclasses.replace(
+                r,
+                name=prefix + r.name,
+                label=prefix + (r.label or r.name),
+                before=prefix + r.before,
+                retrained=prefix + r.retrained,
+            )
+            for r in report.runs
         ),
         scores=tuple(dataclasses.replace(s, run=prefix + s.run) for s in report.scores),
         changes=tuple(dataclasses.replace(c, run=prefix + c.run) for c in report.changes),
@@ -130,7 +137,9 @@ def _about(report: Report) -> str:
     others = len(report.runs) - after
     seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     day = escape(report.created.replace("T", " ")[:16])
-    return f"{day} · {after} run{'s' if after != 1 else ''} held against {others} · {seeds}"
+    held = f"{after} run{'s' if after != 1 else ''} held against {others}"
+    measured = f"{others} model{'s' if others != 1 else ''} measured"
+    return f"{day} · {held if after else measured} · {seeds}"
 
 
 def _warnings(report: Report) -> str:

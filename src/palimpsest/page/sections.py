@@ -10,6 +10,7 @@ from palimpsest.page import charts, tables
 from palimpsest.page.tables import figure_name, label_of
 from palimpsest.page.text import amount, digits_of, escape, marked, prose
 from palimpsest.report import Item, Report, Run, Verdict
+from palimpsest.verdict import figure_of
 
 __all__ = [
     "axis_label",
@@ -34,13 +35,15 @@ _SIGNS = {
     "retained": '<path d="M6 8h8M6 12h8"/>',
     "forgotten": '<path d="M5.5 10h9"/>',
     "lost": '<path d="M6.5 6.5l7 7M13.5 6.5l-7 7"/>',
+    "failed": '<path d="M6.5 13.5l7-7"/>',
     "not shown": '<path d="M7.6 7.8c.2-3.2 5-2.9 4.7.2-.2 1.7-2.3 1.6-2.3 3.5M10 14.1v.1"/>',
 }
 
 
 def shape_of(run: Run) -> str:
     """The kind of mark a run is drawn with; the retrained model has one of its own."""
-    return "reference" if run.name.rsplit(SEPARATOR, 1)[-1] == "retrained" else run.kind
+    name = run.name.rsplit(SEPARATOR, 1)[-1]
+    return "reference" if name == "retrained" or name.endswith(": retrained") else run.kind
 
 
 def section(name: str, heading: str, body: str, lead: str = "") -> str:
@@ -70,11 +73,13 @@ def _verdict(report: Report, verdict: Verdict) -> str:
     sign = f'<svg class="sign" viewBox="0 0 20 20" aria-hidden="true">{circle}{_SIGNS[verdict.verdict]}</svg>'
     several = len({v.run for v in report.verdicts}) > 1
     run = f' <span class="of">{escape(label_of(report, verdict.run))}</span>' if several else ""
-    rest = verdict.sentence.removeprefix(f"{verdict.role} / {verdict.audit} ")  # the heading says it already
+    key = (verdict.role, verdict.audit)
+    rest = verdict.sentence.removeprefix(f"{figure_of(*key, report.unit_of(*key))} ")  # the heading says it already
+    rest = rest.removeprefix(f"{figure_of(*key, '')} ")  # sentences once had no unit
     return (
         f'<li class="verdict {verdict.verdict.replace(" ", "-")}"><div class="finding">{sign}'
         f"<strong>{verdict.verdict.capitalize()}</strong></div>"
-        f"<div><h3>{figure_name(verdict.role, verdict.audit)}{run}</h3><p>{prose(rest[:1].upper() + rest[1:])}</p>"
+        f"<div><h3>{figure_name(report, *key)}{run}</h3><p>{prose(rest[:1].upper() + rest[1:])}</p>"
         f'<p class="expected">Expected: {prose(verdict.expect)}</p></div>{_strip(report, verdict)}</li>'
     )
 
@@ -82,9 +87,11 @@ def _verdict(report: Report, verdict: Verdict) -> str:
 def _strip(report: Report, verdict: Verdict) -> str:
     """The runs that a verdict is about, on one line."""
     prefix = verdict.run[: verdict.run.rfind(SEPARATOR) + len(SEPARATOR)] if SEPARATOR in verdict.run else ""
-    wanted = [f"{prefix}before", verdict.run]
+    run = next((r for r in report.runs if r.name == verdict.run), None)
+    wanted = [run.before if run else f"{prefix}before", verdict.run]
     if verdict.expect.startswith("nearer "):
-        wanted.append(prefix + verdict.expect.removeprefix("nearer "))
+        goal = prefix + verdict.expect.removeprefix("nearer ")
+        wanted.append(run.retrained if run and goal == f"{prefix}retrained" else goal)
     all_marks = _marks(report, (verdict.role, verdict.audit))
     marks = [all_marks[run] for run in wanted if run in all_marks]
     if not marks:
@@ -206,7 +213,7 @@ def items(report: Report) -> str:
         of_key = [item for item in report.items if (item.role, item.audit) == key]
         entries = "".join(_item(report, item) for item in of_key)
         several = f"{len(of_key)} item{'s' if len(of_key) != 1 else ''}"
-        summary = f'<summary><h3>{figure_name(*key)}</h3> <span class="of">{several}</span></summary>'
+        summary = f'<summary><h3>{figure_name(report, *key)}</h3> <span class="of">{several}</span></summary>'
         groups += f'<details class="group"{" open" if place == 0 else ""}>{summary}{entries}</details>'
     lead = "The items that moved furthest between before and after. Words of the expected answer are underlined."
     if len(report.seeds) > 1:

@@ -49,9 +49,18 @@ def label_of(report: Report, name: str) -> str:
     return next((run.label or run.name for run in report.runs if run.name == name), name)
 
 
-def figure_name(role: str, audit: str) -> str:
-    """A role and an audit as HTML."""
-    return f'<span class="role">{escape(role)}</span> {escape(audit).replace("_", " ")}'
+def figure_name(report: Report, role: str, audit: str) -> str:
+    """A role and an audit as HTML, with the unit where there is one."""
+    unit = report.unit_of(role, audit)
+    name = f'<span class="role">{escape(role)}</span> {escape(audit).replace("_", " ")}'
+    return f'{name} <span class="unit">{escape(unit)}</span>' if unit else name
+
+
+def _audit_name(report: Report, matrix: Matrix) -> str:
+    """The audit of a matrix as HTML, with the unit where there is one."""
+    units = (report.unit_of(role, matrix.audit) for role in matrix.roles)
+    unit = next((f" ({escape(unit)})" for unit in units if unit), "")
+    return escape(matrix.audit).replace("_", " ") + unit
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[str], name: str = "", body: str = "") -> str:
@@ -74,7 +83,7 @@ def _row(name: str, cells: Iterable[str], kind: str = "") -> str:
 
 
 def _plain(text: str) -> str:
-    return f'<td class="n">{_whole(text)}</td>'
+    return f'<td class="n">{_whole(escape(text))}</td>'
 
 
 def _whole(text: str) -> str:
@@ -89,7 +98,7 @@ def points_table(report: Report, keys: Sequence[Key]) -> str:
     for run in report.runs:
         cells = [_score_cell(scores.get((run.name, *key))) for key in keys]
         rows.append(_row(escape(run.label or run.name), cells))
-    head = _head("Run", *[figure_name(*key) for key in keys])
+    head = _head("Run", *[figure_name(report, *key) for key in keys])
     return _table("Every run in every figure, with 95 % intervals", head, rows)
 
 
@@ -103,7 +112,7 @@ def _score_cell(score: Score | None) -> str:
 def _cell(value: float, shown: str, aside: str = "", title: str = "") -> str:
     sort = f' data-sort="{value:.12g}"' if math.isfinite(value) else ""
     tip = f' title="{escape(title)}"' if title else ""
-    return f'<td class="n"{sort}{tip}>{_whole(shown)} <span class="ci">{aside}</span></td>'
+    return f'<td class="n"{sort}{tip}>{_whole(escape(shown))} <span class="ci">{escape(aside)}</span></td>'
 
 
 def curve_table(report: Report, labels: dict[str, str]) -> str:
@@ -124,7 +133,7 @@ def _curve_name(curve: Curve, labels: dict[str, str]) -> str:
 def stage_table(report: Report, matrices: Sequence[Matrix]) -> str:
     """The figures of one audit's matrices, a run in each column."""
     columns = [(matrix.run, matrix.figures) for matrix in matrices]
-    audit = escape(matrices[0].audit).replace("_", " ")
+    audit = _audit_name(report, matrices[0])
     return _stage_figures(report, columns, f"{audit} over the stages, with 95 % intervals")
 
 
@@ -133,7 +142,7 @@ def difference_table(report: Report, matrices: Sequence[Matrix]) -> str:
     columns = [(matrix.run, matrix.differences) for matrix in matrices if matrix.differences]
     if not columns:
         return ""
-    audit = escape(matrices[0].audit).replace("_", " ")
+    audit = _audit_name(report, matrices[0])
     return _stage_figures(
         report, columns, f"{audit} over the stages: variants minus the run after, paired, with 95 % intervals", True
     )
@@ -175,7 +184,7 @@ def heat_table(report: Report, matrix: Matrix) -> str:
         rows.append(_row(escape(stage), cells))
     better = escape(matrix.better).replace(":", " ")
     run = escape(label_of(report, matrix.run))
-    caption = f"{escape(matrix.audit).replace('_', ' ')} after each stage of {run} ({better} is better)"
+    caption = f"{_audit_name(report, matrix)} after each stage of {run} ({better} is better)"
     return _table(caption, _head("After", *[escape(role) for role in matrix.roles]), rows, "heat")
 
 
@@ -191,8 +200,8 @@ def figure_table(report: Report) -> str:
     rows, last = [], None
     for s in report.scores:
         key = (s.role, s.audit)
-        figure = f'{figure_name(*key)} <span class="unit">{escape(s.unit)}</span>'
-        name = f'<span class="figure-of">{figure}</span> <span class="run">{escape(label_of(report, s.run))}</span>'
+        run = escape(label_of(report, s.run))
+        name = f'<span class="figure-of">{figure_name(report, *key)}</span> <span class="run">{run}</span>'
         cells = [_value_cell(s), *_change_cells(changes.get((s.run, *key)), reach.get(key, 0.0))]
         cells.append(_versus_cell(versus.get((s.run, *key))))
         rows.append(_row(name, cells, "" if key == last else "first"))
@@ -218,7 +227,9 @@ def variant_table(report: Report) -> str:
         by_key.setdefault((v.role, v.audit), {})[v.run] = v
     if not found:
         return ""
-    rows = [_row(figure_name(*key), [_versus_cell(own.get(run)) for run in runs]) for key, own in by_key.items()]
+    rows = [
+        _row(figure_name(report, *key), [_versus_cell(own.get(run)) for run in runs]) for key, own in by_key.items()
+    ]
     head = _head("Figure", *[escape(label_of(report, run)) for run in runs])
     return _table("Variants minus the run after, paired, with 95 % intervals and p unadjusted", head, rows)
 

