@@ -7,6 +7,8 @@ imports transformers.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from palimpsest.loop import Result, Training, fit
     from palimpsest.mask import Mask, Masked
     from palimpsest.measure import build_report
-    from palimpsest.objective import Objective, Term, Total, evaluate, on
+    from palimpsest.objective import Objective, Term, Total, count_items, evaluate, on, prepare
     from palimpsest.objectives.cross_entropy import CrossEntropy
+    from palimpsest.objectives.elastic_weight_consolidation import ElasticWeightConsolidation
     from palimpsest.objectives.flat import FLAT
     from palimpsest.objectives.gradient_ascent import GradientAscent
     from palimpsest.objectives.inverted_hinge import InvertedHinge
@@ -50,8 +53,9 @@ _HOMES = {
     "loop": ("Result", "Training", "fit"),
     "mask": ("Mask", "Masked"),
     "measure": ("build_report",),
-    "objective": ("Objective", "Term", "Total", "evaluate", "on"),
+    "objective": ("Objective", "Term", "Total", "count_items", "evaluate", "on", "prepare"),
     "objectives.cross_entropy": ("CrossEntropy",),
+    "objectives.elastic_weight_consolidation": ("ElasticWeightConsolidation",),
     "objectives.flat": ("FLAT",),
     "objectives.gradient_ascent": ("GradientAscent",),
     "objectives.inverted_hinge": ("InvertedHinge",),
@@ -83,6 +87,7 @@ __all__ = [  # written out, since type checkers read it without running it
     "Cosine",
     "CrossEntropy",
     "Derived",
+    "ElasticWeightConsolidation",
     "FLAT",
     "Frozen",
     "GradientAscent",
@@ -114,6 +119,7 @@ __all__ = [  # written out, since type checkers read it without running it
     "build_report",
     "cache",
     "compare",
+    "count_items",
     "evaluate",
     "fit",
     "linear_cross_entropy",
@@ -121,6 +127,7 @@ __all__ = [  # written out, since type checkers read it without running it
     "on",
     "paired_bootstrap",
     "parse_recipe",
+    "prepare",
     "run",
 ]
 __version__ = "0.1.0"
@@ -134,3 +141,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *_HOME]
+
+
+class _Package(ModuleType):
+    """A package whose public names win over submodules that are called the same, such as ``run``.
+
+    Python binds a submodule in its package after the submodule's first import, whoever imports it.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -24,6 +24,7 @@ __all__ = [
     "UNBOUNDED",
     "Audit",
     "Bounds",
+    "OwnItems",
     "Rehearsal",
     "Row",
     "Scores",
@@ -111,6 +112,13 @@ class Telling(Protocol):
     """A subject that tells how far it is: ``told(answered, asked)``, in rows of one question, after each batch."""
 
     told: Callable[[int, int], None]
+
+
+@runtime_checkable
+class OwnItems(Protocol):
+    """An audit that says whether its items are others than the rows of its role, each once: some of them, or pairs."""
+
+    own_items: bool
 
 
 @runtime_checkable

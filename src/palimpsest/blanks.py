@@ -1,5 +1,8 @@
 """A method file and its test, with blanks to fill: ``palimpsest new objectives my_loss``.
 
+In a checkout of Palimpsest they go where methods and their tests lie.  In any other folder they go into that one, for
+recipes beside them to name as ``my_loss:MyLoss``.
+
 The blanks are written in angle brackets.  The test fails until they are filled and a value is asserted, so that an
 empty method is never taken for a finished one.
 """
@@ -316,12 +319,12 @@ from __future__ import annotations
 import inspect
 import re
 
-from palimpsest.{noun} import {name}
+{imports}
 
 
 def test_no_blank_is_left() -> None:
     blanks = re.findall(r"<[A-Za-z][^<>\\n]*>", inspect.getsource({name}))
-    assert not blanks, f"{noun}/{name}.py still has the blank {{blanks[0]}}; fill it in."
+    assert not blanks, f"{file} still has the blank {{blanks[0]}}; fill it in."
 
 
 def test_value() -> None:
@@ -332,33 +335,35 @@ def test_value() -> None:
 
 
 def write_blanks(noun: str, name: str, root: Path) -> list[Path]:
-    """Writes the method file and its test below the checkout ``root`` and returns their paths.
+    """Writes the method file and its test into the folder ``root``, a checkout or not, and returns their paths.
 
-    Raises ``ValueError`` for a folder that is no checkout, a noun that does not exist (naming the nearest), a name
-    that is not snake case, and ``FileExistsError`` where a file is there already; nothing is written then.
+    Raises ``ValueError`` for a noun that does not exist (naming the nearest) and for a name that is not snake case, and
+    ``FileExistsError`` where a file is there already; nothing is written then.
     """
-    _check(noun, name, root)
-    method = root / "src" / "palimpsest" / noun / f"{name}.py"
-    test = root / "tests" / "methods" / f"test_{name}.py"
+    _check(noun, name)
+    checkout = (root / "src" / "palimpsest").is_dir()
+    method = root / "src" / "palimpsest" / noun / f"{name}.py" if checkout else root / f"{name}.py"
+    test = (root / "tests" / "methods" if checkout else root) / f"test_{name}.py"
     for path in (method, test):
         if path.exists():
             raise FileExistsError(f"{path} exists already; choose another name, or edit that file.")
     cls = "".join(part.capitalize() for part in name.split("_"))
     package = method.parent / "__init__.py"
+    imports, file = (
+        (f"from palimpsest.{noun} import {name}", f"{noun}/{name}.py") if checkout else (f"import {name}", f"{name}.py")
+    )
     texts = {
         method: _CARD + _BODIES[noun].format(name=name, cls=cls) + f"\n\nMETHOD = {cls}\n",
-        test: _TEST.format(noun=noun, name=name, cls=cls),
+        test: _TEST.format(name=name, cls=cls, imports=imports, file=file),
     }
-    if not package.exists():
+    if checkout and not package.exists():
         texts[package] = '"""<What the methods of this folder are.> One file a method."""\n'
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
 
 
-def _check(noun: str, name: str, root: Path) -> None:
-    if not (root / "src" / "palimpsest").is_dir():
-        raise ValueError(f"{root} is no checkout of Palimpsest (it has no src/palimpsest); run this in one.")
+def _check(noun: str, name: str) -> None:
     if noun not in FAMILIES:
         close = ["objectives"] if "loss" in noun else difflib.get_close_matches(noun, FAMILIES, 2, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(FAMILIES)}."

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "words", nargs="*", help="words that must all occur; a noun such as objectives, or papers, narrows the list"
     )
-    new = verbs.add_parser("new", help="a method file and its test, with blanks to fill")
+    new = verbs.add_parser("new", help="a method file and its test, with blanks to fill, into this folder")
     new.add_argument("noun", help="objectives, audits, edits, masks, …")
     new.add_argument("name", help="the method's name in snake case")
     return top
@@ -76,7 +76,7 @@ def _recipe_arguments(
 ) -> argparse.ArgumentParser:
     """A verb that is given a recipe."""
     verb = verbs.add_parser(name, help=text, description=text)
-    verb.add_argument("recipe", type=Path, help="a YAML file")
+    verb.add_argument("recipe", type=Path, help="a YAML file, or a Python file with def recipe() (--allow-imports)")
     verb.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the recipe>)")
     verb.add_argument(
         "--set",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from palimpsest.audit import Row
+from palimpsest.own_parts import failure
 from palimpsest.recipe import ModelSpec, Recipe, RecipeError
 from palimpsest.views import Adapter
 
@@ -145,9 +146,7 @@ def _own_classifier(name: str, allow_imports: bool) -> nn.Module:
     except UnknownName as error:
         raise RecipeError(f"model.pretrained: {error}") from None
     except Exception as error:  # the user's own code
-        raise RecipeError(
-            f"model.pretrained: {name} failed ({type(error).__name__}: {error}); correct its code."
-        ) from error
+        raise RecipeError(f"model.pretrained: {failure(name, error)}") from error
     if not isinstance(model, nn.Module):
         raise RecipeError(f"model.pretrained: {name} returned a {type(model).__name__}; it must return an nn.Module.")
     return model

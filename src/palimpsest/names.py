@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from palimpsest.own_code import line_of
+
 __all__ = ["FAMILIES", "UnknownName", "build", "dump", "families", "fields_of", "names", "resolve"]
 
 FAMILIES = (
@@ -74,9 +76,14 @@ def resolve(name: str, family: str | None = None, *, allow_imports: bool = False
                 "add that flag if you trust the recipe."
             )
         module, _, attribute = name.partition(":")
+        if module.endswith(".py") or "/" in module:
+            own = f"{Path(module).stem}:{attribute}"
+            raise UnknownName(f"{name!r} names a file; write {own}, a module on PYTHONPATH or beside the recipe.")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            if line_of(error) is not None:  # of code in the module
+                raise
             raise UnknownName(f"{name!r} could not be loaded ({error}); write it as package.module:Class.") from error
     table = names(family)
     if name not in table:

@@ -35,6 +35,7 @@ __all__ = [
     "descend",
     "evaluate",
     "on",
+    "prepare",
 ]
 
 Schedule = Callable[[float], float]
@@ -143,8 +144,8 @@ class Term:
         return self.weight(progress) if callable(self.weight) else self.weight
 
     def __mul__(self, weight: float | Schedule) -> Term:
-        if not callable(weight) and not isinstance(weight, (int, float)):
-            raise TypeError(f"A term is multiplied by a number or by a schedule, not by {weight!r}.")
+        if isinstance(weight, Objective | type) or not (callable(weight) or isinstance(weight, (int, float))):
+            raise TypeError(f"A term is multiplied by a number or by a function of progress, not by {weight!r}.")
         if not callable(weight) and not callable(self.weight):
             return replace(self, weight=self.weight * float(weight))
         return replace(self, weight=_Product(self.weight, weight))
@@ -153,6 +154,10 @@ class Term:
 
     def __add__(self, other: Term | Total) -> Total:
         return Total((self,)) + other
+
+    def __radd__(self, other: int) -> Total:
+        """``sum(terms)``, which begins with 0."""
+        return Total((self,)).__radd__(other)
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,12 @@ class Total:
         if isinstance(other, Total):
             return Total((*self.terms, *other.terms))
         raise TypeError(f"A term can be added to a term, not to {other!r}; write on(role, method).")
+
+    def __radd__(self, other: int) -> Total:
+        """``sum(totals)``, which begins with 0."""
+        if other != 0:
+            raise TypeError(f"A term can be added to a term, not to {other!r}; write on(role, method).")
+        return self
 
     def __mul__(self, weight: float | Schedule) -> Total:
         return Total(tuple(term * weight for term in self.terms))
@@ -258,11 +269,12 @@ class Losses:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-def count_items(total: Total, batches: Sequence[RoleBatch]) -> dict[tuple[str, Unit], float]:
+def count_items(total: Total | Term, batches: Sequence[RoleBatch]) -> dict[tuple[str, Unit], float]:
     """Items per (first role, unit) over the micro-batches of this process; sum it over processes.
 
     Raises ``ValueError`` where a term joins rows of two roles that do not belong together.
     """
+    total = Total((total,)) if isinstance(total, Term) else total
     for term in (t for t in total.terms if t.joins):
         _refuse_strangers(term, batches)
     keys = {(t.role[0], t.objective.unit) for t in total.terms}
@@ -286,6 +298,21 @@ def _refuse_strangers(term: Term, batches: Sequence[RoleBatch]) -> None:
                 )
 
 
+def prepare(
+    objective: Total | Term, model: nn.Module, roles: Roles, previous: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> dict[str, nn.Module | None]:
+    """Term name -> what its objective must know before the first step (``evaluate(…, states=…)``), or None.
+
+    Call it once, at the weights with which a stage of training begins.  ``previous`` holds, by method, the
+    ``state_dict`` with which the stage before ended.
+    """
+    total = Total((objective,)) if isinstance(objective, Term) else objective
+    methods, bare = total.methods, model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return {
+        t.name: t.objective.prepare(bare, roles, t.role[0], (previous or {}).get(methods[t.name])) for t in total.terms
+    }
+
+
 def evaluate(
     total: Total | Term,
     model: nn.Module,
@@ -301,8 +328,8 @@ def evaluate(
     """One forward over all roles, every term's items, each summed and divided once.
 
     ``counts`` are the items of the whole accumulation window over all processes (``count_items``); without them
-    this batch is the window.  ``share`` is this micro-batch's part of a penalty on parameters, which has no
-    items to be counted: 1 / (micro-batches x processes).
+    this batch is the window.  ``states`` are those of ``prepare``.  ``share`` is this micro-batch's part of a penalty
+    on parameters, which has no items to be counted: 1 / (micro-batches x processes).
     """
     total = Total((total,)) if isinstance(total, Term) else total
     missing = [r for r in total.roles if r not in batch]

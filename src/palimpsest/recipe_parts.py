@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from palimpsest import names
 from palimpsest.loop import Training
 from palimpsest.objective import Schedule, Term, Total, on
+from palimpsest.own_parts import failed, failure
 from palimpsest.recipe import Baseline, Recipe, RecipeError, Slow, Spec, Stage, keys, short, suggest, validated
 
 __all__ = [
@@ -56,7 +58,9 @@ def _term(spec: Mapping[str, Any], place: str, allow_imports: bool) -> Term:
 
 
 def _weight(weight: Any, place: str, allow_imports: bool) -> float | Schedule:
-    """A number or a schedule."""
+    """A number, also as the text that YAML 1.1 makes of ``1e-3``, or a schedule."""
+    with contextlib.suppress(ValueError):
+        weight = float(weight) if isinstance(weight, str) else weight
     if isinstance(weight, (str, dict)):
         schedule: Schedule = _built(weight, "schedules", place, allow_imports)
         return schedule
@@ -111,7 +115,7 @@ def _built(spec: Any, family: str, place: str, allow_imports: bool) -> Any:
         known = isinstance(error, ValueError | LookupError | TypeError | ArithmeticError)
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         if isinstance(name, str) and ":" in name and not isinstance(error, names.UnknownName | ValueError):
-            text = f"{short(name)} failed ({type(error).__name__}: {error}); correct its code"  # the user's own class
+            text = failure(short(name), error)  # the user's own class
         elif not known:
             raise
     sentence = text if text.startswith(place) else f"{place}: {text}"
@@ -197,8 +201,11 @@ def compile_baselines(recipe: Recipe, *, allow_imports: bool = False) -> list[Ba
         maker = _built(spec, "baselines", f"baselines.{i}", allow_imports)
         try:
             baseline = maker(recipe)
-        except ValueError as error:
-            raise RecipeError(f"baselines.{i}: {error}") from None
+        except Exception as error:
+            own = failed(error, f"baselines.{i}")
+            if own is None and not isinstance(error, ValueError):
+                raise
+            raise own or RecipeError(f"baselines.{i}: {error}") from error
         if not isinstance(baseline, Baseline):
             raise RecipeError(f"baselines.{i}: {short(spec)} is no baseline; it must return a Baseline.")
         found.append(baseline)

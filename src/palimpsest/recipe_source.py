@@ -34,7 +34,7 @@ def load_recipe(
 def parse_recipe(
     raw: Any, overrides: Sequence[str] = (), *, allow_imports: bool = False, audit_only: bool = False
 ) -> Recipe:
-    """A checked recipe from plain data. Raises ``RecipeError``."""
+    """A checked recipe from plain data, such as ``yaml.safe_load`` gives. Raises ``RecipeError``."""
     if not isinstance(raw, dict):
         what = "empty" if raw is None else f"a {type(raw).__name__}"
         raise RecipeError(f"A recipe is a mapping with the keys {', '.join(keys(Recipe))}; this is {what}.")
@@ -111,7 +111,10 @@ def _from_python(path: Path) -> Any:
 
 
 def copied(value: Any) -> Any:
-    """A deep copy of plain data, with aliases written out; refuses data without end."""
+    """A deep copy of plain data, with aliases written out; refuses data without end.
+
+    A key that is true or false is the word ``on`` or ``off`` again, which YAML 1.1 (PyYAML's own loaders) reads so.
+    """
     left = [MOST_VALUES]
 
     def copy(value: Any) -> Any:
@@ -119,7 +122,7 @@ def copied(value: Any) -> Any:
         if left[0] < 0:
             raise RecipeError(f"A recipe has at most {MOST_VALUES:,} values; write the data of a role to a file.")
         if isinstance(value, dict):
-            return {k: copy(v) for k, v in value.items()}
+            return {("on" if k else "off") if isinstance(k, bool) else k: copy(v) for k, v in value.items()}
         return [copy(v) for v in value] if isinstance(value, list) else value
 
     try:

@@ -36,9 +36,10 @@ from palimpsest.environment import environment, own_commit
 from palimpsest.loaded import Loaded, base_of, load_model
 from palimpsest.loop import Progress
 from palimpsest.measure import build_report
+from palimpsest.own_parts import OwnCodeError, checked_scores, with_traceback
 from palimpsest.plans import Plan, about, plans, stage_folders
 from palimpsest.processes import agreed, one_after_the_other, shared
-from palimpsest.recipe import Recipe, RecipeError, to_yaml
+from palimpsest.recipe import Recipe, to_yaml
 from palimpsest.recipe_check import cautions
 from palimpsest.recipe_parts import compile_audits, compile_baselines
 from palimpsest.rehearsal import rehearse, rehearse_loaded
@@ -51,6 +52,7 @@ from palimpsest.run_folder import (
     claim,
     claim_code,
     claim_data,
+    code_of,
     commits_of,
     finished,
     keep,
@@ -59,7 +61,7 @@ from palimpsest.run_folder import (
     read_scores,
 )
 from palimpsest.shared_rows import contradictions, refuse_seen_rows, refuse_shared_rows
-from palimpsest.stage import Trained, explained, run_stage
+from palimpsest.stage import Trained, explaining, run_stage
 from palimpsest.stage_folder import Outcome, tidy_all
 from palimpsest.stage_matrix import BEFORE, stage_matrices
 from palimpsest.stage_watch import watched_in
@@ -68,7 +70,7 @@ from palimpsest.watch import Watched
 
 __all__ = ["Events", "run"]
 
-SCORES = "scores.jsonl"
+SCORES, TRACEBACK = "scores.jsonl", "traceback.txt"
 
 
 class Events(Protocol):
@@ -115,27 +117,35 @@ def run(
     events: Events | None = None,
     allow_imports: bool = False,
 ) -> Report:
-    """Runs ``recipe`` and writes its report into ``out``; relative paths, of data and of the
-    model, are looked up from ``folder``, then from the working directory.
+    """Runs ``recipe`` and writes its report into ``out``.
+
+    Relative paths, of data and of the model, are looked up from ``folder``, then from the working directory.
 
     A finished run is not run again: its report is read back.  Raises ``RecipeError`` for anything wrong with the
     recipe or its data, ``Stopped`` when training failed or was interrupted; in both cases everything finished stays
-    in ``out``.
+    in ``out``.  Where code of the user's own failed, its traceback lies there too.
     """
     from palimpsest.heap import keep_heap
 
-    told = events or Quiet()
     keep_heap()
+    try:
+        return _run(recipe, out, folder, events or Quiet(), allow_imports)
+    except OwnCodeError as error:
+        raise with_traceback(error, out / TRACEBACK) from error.__cause__
+
+
+def _run(recipe: Recipe, out: Path, folder: Path | None, told: Events, allow_imports: bool) -> Report:
     own = plans(recipe, allow_imports=allow_imports)
     other = agreed(lambda: claim(out, recipe, own))
     base = agreed(partial(found_base, out, recipe.model, folder))
     rows, answers = load_roles(recipe, folder, base)
     refuse_shared_rows(recipe, rows)
     refuse_seen_rows(compile_baselines(recipe, allow_imports=allow_imports), recipe, rows)
-    digests = fingerprints(rows, answers)
+    digests = fingerprints(rows, answers) | code_of(recipe, allow_imports=allow_imports)
     agreed(lambda: claim_data(out, digests))
     agreed(partial(claim_base, out, base))
-    report = agreed(partial(finished, out, recipe))
+    agreed(lambda: (out / TRACEBACK).unlink(missing_ok=True))
+    report = agreed(partial(finished, out, recipe, own, asked_of(recipe.audits, allow_imports=allow_imports)))
     if report is not None:
         agreed(partial(keep, out, recipe, own, digests))
         agreed(partial(tidy_all, out))
@@ -198,7 +208,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.folders = stage_folders(agreed(partial(made_here, self.out, self.plans)))
         self.audits = compile_audits(self.recipe, allow_imports=self.allow_imports)
-        self.asked = asked_of(self.recipe.audits)
+        self.asked = asked_of(self.recipe.audits, allow_imports=self.allow_imports)
         self.parts = len(self.recipe.seeds) * sum(
             len(p.stages) + 1 + (len(p.stages) - 1 if self._in_sequence(p) else 0) for p in self.plans
         )
@@ -300,18 +310,13 @@ class _Work:
         """Encodes all that will be trained on now, so that a bad row ends the run before an hour of training."""
         named = self._trained_on()
         for role in (r for r in (*roles.rows, *roles.answers) if r in named):
-            try:
+            with explaining(f"roles.{role}"):
                 if role in roles.rows:
                     roles[role]
                 else:
                     paired = roles.answers[role]
                     for row in paired.trials(self.rows[paired.to][0]):
                         roles.adapter.encode(row, f"{paired.to} row 1 with an answer")
-            except Exception as error:
-                told = explained(error, f"roles.{role}")
-                if told is error:
-                    raise
-                raise told from error
 
     def _audit(self, trained: Trained, roles: Roles, file: Path, seed: int) -> None:
         """All audits of one model; each is kept in ``file`` as soon as it is done, and not asked again.
@@ -321,10 +326,8 @@ class _Work:
         done = agreed(partial(measured_in, file, self.asked))
         with ExitStack() as stack:
             for intervention in trained.interventions:
-                try:
+                with explaining(type(intervention).__name__):
                     stack.enter_context(intervention.attach(trained.model, trained.companions))
-                except ValueError as error:
-                    raise RecipeError(f"{type(intervention).__name__}: {error}") from error
             own = roles.adapter.subject(trained.model)
             subject = shared(own)
             for role, audits in self.audits.items():
@@ -334,13 +337,8 @@ class _Work:
                     if isinstance(own, Telling):
                         own.told = _Questions(self.told, f"{role}/{name}")
                     torch.manual_seed(seed)  # an audit's figure must not depend on the audits before it
-                    try:
-                        scores = audit(subject, self.rows, role)
-                    except Exception as error:
-                        told = explained(error, f"audits.{role}.{name}")
-                        if told is error:
-                            raise
-                        raise told from error
+                    with explaining(f"audits.{role}.{name}"):
+                        scores = checked_scores(audit(subject, self.rows, role), audit, self.rows[role], role)
                     scores = dataclasses.replace(scores, name=name, role=role)
                     agreed(partial(add_scores, file, scores, self.asked[role, name]))
 

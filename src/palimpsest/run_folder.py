@@ -17,8 +17,9 @@ import torch
 from palimpsest.audit import UNBOUNDED, Scores
 from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.data import row_digest
+from palimpsest.own_code import code_digests
 from palimpsest.plans import Plan, made_by
-from palimpsest.recipe import Recipe, RecipeError, Spec, short, to_yaml
+from palimpsest.recipe import Recipe, RecipeError, Spec, plain, short, to_yaml
 from palimpsest.report import Report
 from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import dump, parse
@@ -31,6 +32,7 @@ __all__ = [
     "claim",
     "claim_code",
     "claim_data",
+    "code_of",
     "commits_of",
     "finished",
     "keep",
@@ -48,7 +50,12 @@ LATER = ("audits",)
 MODELS = ("seeds", "variants", "baselines")
 """Keys that decide which models there are; ``stages.yaml`` knows what made each."""
 Asked = Mapping[tuple[str, str], str]
-"""(role, audit) -> a digest of the audit's specification, by which its lines among the scores are known."""
+"""(role, audit) -> a digest of the audit's specification, by which its lines among the scores are known.
+
+That of an audit of the user's own has a second one behind ``+``, of its code; scores of other code are measured anew.
+"""
+OWN = "code of "
+"""What begins the keys of data.json that are no roles, but code of the user's own."""
 RENAME = "or, where only audits read these rows, give the new ones a role of another name"
 _MISSING = object()
 """In place of a key that is not there: ``clip: null`` trains otherwise than no ``clip``, which means its default."""
@@ -190,19 +197,35 @@ def _told(value: Any, other: Any) -> str:
 
 
 def claim_data(out: Path, digests: Mapping[str, str]) -> None:
-    """Keeps the digests of the data, or refuses data that has changed since the run began.
+    """Keeps the digests of the data and of code, or refuses what has changed since the run began.
 
+    Where nothing was trained yet, changed code begins the run anew, as after an error in its first step.
     Roles that are new to a run that has begun are kept by ``keep``, when all of them have been looked at.
     """
     kept = _digests(out)
     changed = [role for role in digests if role in kept and kept[role] != digests[role]]
     if not started(out):
         write_json(out / DATA, dict(digests))
+    elif changed and all(key.startswith(OWN) for key in changed) and not _trained(out):
+        for measured in out.glob("seed-*"):
+            shutil.rmtree(measured)
+        write_json(out / DATA, {**kept, **digests})
+    elif changed and changed[0].startswith(OWN):
+        raise RecipeError(
+            f"{changed[0].removeprefix(OWN)}: its code has changed since the run in {out} began; choose another folder"
+            " with --out, or delete that one."
+        )
     elif changed:
         raise RecipeError(
             f"roles.{changed[0]}: its rows have changed since the run in {out} began; choose another folder with"
             f" --out, delete that one, {RENAME}."
         )
+
+
+def code_of(recipe: Recipe, *, allow_imports: bool = False) -> dict[str, str]:
+    """Digests of the user's own code that decides what is trained, to be kept beside those of the data."""
+    trains = {key: value for key, value in plain(recipe).items() if key not in (*JUDGE, *LATER)}
+    return {f"{OWN}{name}": digest for name, digest in code_digests(trains, allow_imports=allow_imports).items()}
 
 
 def keep(out: Path, recipe: Recipe, own: Sequence[Plan], digests: Mapping[str, str]) -> None:
@@ -247,17 +270,32 @@ def started(out: Path) -> bool:
     return (out / "report.json").exists() or any(p.is_file() for p in out.glob("seed-*/**/*"))
 
 
-def asked_of(audits: Mapping[str, Sequence[Spec]]) -> dict[tuple[str, str], str]:
-    """The audits of a recipe as ``Asked``, in its order."""
-    named = {role: zip(audit_names(own), own, strict=True) for role, own in audits.items()}
-    return {(role, name): row_digest({"spec": spec}) for role, own in named.items() for name, spec in own}
+def _trained(out: Path) -> bool:
+    """Whether a report, a stage that is finished or a checkpoint of one lies in the folder."""
+    kept = ("step-", "checkpoint-", "outcome.json")
+    return (out / "report.json").exists() or any(p.name.startswith(kept) for p in out.glob("seed-*/**/*"))
 
 
-def finished(out: Path, recipe: Recipe) -> Report | None:
+def asked_of(audits: Mapping[str, Sequence[Spec]], *, allow_imports: bool = False) -> dict[tuple[str, str], str]:
+    """The audits of a recipe as ``Asked``, in its order; with the code of the user's own where imports are allowed."""
+    found = {}
+    for role, own in audits.items():
+        for name, spec in zip(audit_names(own), own, strict=True):
+            code = code_digests(spec, allow_imports=allow_imports)
+            found[role, name] = "+".join([row_digest({"spec": spec}), *([row_digest(code)] if code else [])])
+    return found
+
+
+def finished(out: Path, recipe: Recipe, own: Sequence[Plan], asked: Asked) -> Report | None:
     """The report of the finished run; None where there is none, or one that measured or expected something else."""
     file = out / "report.json"
     report = Report.load(file) if file.exists() else None
-    return report if report is not None and report.recipe == to_yaml(recipe) else None
+    if report is None or report.recipe != to_yaml(recipe):
+        return None
+    coded = {key: spec for key, spec in asked.items() if "+" in spec}
+    homes = [out / f"seed-{seed}" / plan.name for seed in recipe.seeds for plan in own] if coded else []
+    files = [file for home in homes for file in home.glob("**/scores.jsonl")]
+    return report if all(measured_in(file, coded) == coded.keys() for file in files) else None
 
 
 def add_scores(file: Path, scores: Scores, spec: str = "") -> None:
@@ -298,13 +336,18 @@ def read_scores(file: Path, audit: str | None = None, *, asked: Asked | None = N
 def measured_in(file: Path, asked: Asked) -> set[tuple[str, str]]:
     """The (role, audit) of ``asked`` that need not be asked again.
 
-    A line that does not say how it was measured is none of them: the recipe may have changed since.
+    A line that does not say how it was measured is none of them: the recipe may have changed since.  The last one
+    counts, as it does in ``read_scores``.
     """
-    return {(s.role, s.name) for spec, s in _lines(file, None, asked) if spec} if file.exists() else set()
+    if not file.exists():
+        return set()
+    last = {(scores.role, scores.name): spec for spec, scores in _lines(file, None, asked) if spec}
+    return {key for key, spec in last.items() if spec == asked[key]}
 
 
 def _lines(file: Path, audit: str | None, asked: Asked | None) -> Iterator[tuple[str, Scores]]:
-    """The digest of each line, empty where it has none, and its scores; of ``asked`` no line of another digest."""
+    """The digest of each line, empty where it has none, and its scores; of ``asked`` no line of another audit."""
+    wanted = {key: spec.partition("+")[0] for key, spec in (asked or {}).items()}  # whatever the code was
     begins = b"" if audit is None else json.dumps({"name": audit})[:-1].encode()
     try:
         with file.open("rb") as lines:
@@ -312,7 +355,7 @@ def _lines(file: Path, audit: str | None, asked: Asked | None) -> Iterator[tuple
                 if line.startswith(begins) and line.endswith(b"\n"):
                     entry = json.loads(line)
                     spec = entry.pop("spec", "")
-                    if asked is None or spec in ("", asked.get((entry["role"], entry["name"]))):
+                    if asked is None or spec.partition("+")[0] in ("", wanted.get((entry["role"], entry["name"]))):
                         yield spec, _scores(entry)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); delete it and run the recipe again.") from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from palimpsest.intervention import Intervention
 from palimpsest.loop import Progress, Result, Stopped, Training, fit
 from palimpsest.mask import Mask
 from palimpsest.objective import Total
+from palimpsest.own_parts import failed
 from palimpsest.peak_memory import PeakMemory
 from palimpsest.processes import agreed, made_equal
 from palimpsest.recipe import RecipeError, Slow, Spec, Stage
@@ -36,7 +38,7 @@ from palimpsest.stage_folder import REFERENCE, Outcome, WritesConfig, keep, kept
 from palimpsest.stage_watch import kept, watch_of
 from palimpsest.step import States
 
-__all__ = ["Trained", "explained", "run_stage"]
+__all__ = ["Trained", "explaining", "run_stage"]
 
 
 @dataclass
@@ -56,6 +58,9 @@ def explained(error: Exception, place: str) -> Exception:
     text = " ".join((str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)).split())
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in text:
         return RecipeError(f"{place}: the memory is full; lower train.batch, or raise train.accumulation.")
+    own = failed(error, place)
+    if own is not None:
+        return own
     asked = re.search(r"'(Label|Token)View' object has no attribute '(\w+)'", text)
     if asked is not None:
         kind = "classifier" if asked[1] == "Label" else "language model"
@@ -66,6 +71,18 @@ def explained(error: Exception, place: str) -> Exception:
     if isinstance(error, RuntimeError) and not isinstance(error, Stopped):
         return RecipeError(f"{place}: PyTorch stopped ({text[:200].rstrip('.')}); check that rows and model fit.")
     return error
+
+
+@contextlib.contextmanager
+def explaining(place: str) -> Iterator[None]:
+    """Inside, errors are ``explained``."""
+    try:
+        yield
+    except Exception as error:
+        told = explained(error, place)
+        if told is error:
+            raise
+        raise told from error
 
 
 def run_stage(
@@ -179,17 +196,13 @@ class _Work:
         layers = compile_layers(stage.layers, f"{self.place}.layers", allow_imports=self.allow_imports)
         installed: list[Any] = []
         try:
-            reference = origin or self._reference(kind, total, working, mark)
-            for layer in layers:
-                layer.install(working)
-                installed.append(layer)
-            result = self._trained(working, total, kind, reference)
-            count = sum(p.numel() for p in working.parameters() if p.requires_grad)
-        except Exception as error:
-            told = explained(error, self.place)
-            if told is error:
-                raise
-            raise told from error
+            with explaining(self.place):
+                reference = origin or self._reference(kind, total, working, mark)
+                for layer in layers:
+                    layer.install(working)
+                    installed.append(layer)
+                result = self._trained(working, total, kind, reference)
+                count = sum(p.numel() for p in working.parameters() if p.requires_grad)
         finally:
             for layer in reversed(installed):
                 layer.merge(working)
@@ -247,13 +260,8 @@ class _Work:
     def _selected(self, role: str, spec: Spec) -> Selection:
         """What a selector chooses of a role's rows; an error names it."""
         selector: Selector = self.part(spec, "selectors", f"select.{role}")
-        try:
+        with explaining(f"{self.place}.select.{role}"):
             return selector(self.roles.rows[role], self.model)
-        except Exception as error:
-            told = explained(error, f"{self.place}.select.{role}")
-            if told is error:
-                raise
-            raise told from error
 
     def _trained(
         self, working: nn.Module, total: Total | None, kind: str | Slow, reference: Reference | None

@@ -17,6 +17,7 @@ from torch import nn
 from palimpsest.audit import Scores
 from palimpsest.checkpoint import write_json
 from palimpsest.loop import Curves, Result
+from palimpsest.own_parts import checked_scores, failed
 from palimpsest.processes import agreed, shared
 from palimpsest.recipe import RecipeError, WatchSpec
 from palimpsest.recipe_parts import compile_audits_of
@@ -44,9 +45,13 @@ def watch_of(
             for name, audit in zip(audit_names(spec.audits[role]), own, strict=True):
                 torch.manual_seed(seed)  # as at the end of the run
                 try:
-                    found[f"{role}/{name}"] = audit(subject, roles.rows, role)
-                except (ValueError, LookupError) as error:
-                    raise RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
+                    scores = audit(subject, roles.rows, role)
+                    found[f"{role}/{name}"] = checked_scores(scores, audit, roles.rows[role], role)
+                except Exception as error:
+                    told = failed(error, f"{place}.audits.{role}.{name}")
+                    if told is None and not isinstance(error, ValueError | LookupError):
+                        raise
+                    raise told or RecipeError(f"{place}.audits.{role}.{name}: {error}") from error
         return found
 
     return Watch(spec.every, measure, folder / ITEMS)

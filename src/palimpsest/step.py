@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from palimpsest.combine import Combine, Sum
 from palimpsest.layer import StepsItself
 from palimpsest.mask import Mask, Masked
-from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate
+from palimpsest.objective import Counts, Losses, Term, Total, count_items, evaluate, prepare
 from palimpsest.pairing import check_pairs
 from palimpsest.reference import Reference, SlowAverage
 from palimpsest.roles import RoleBatch, Roles, seeded
@@ -133,14 +133,15 @@ class Step:
     def _refuse_batch_statistics(self, micro: int = 1) -> None:
         """A layer that normalizes over a part of a batch trains another model than one that is given all of it."""
         for name, module in self._normalizing.items():
+            told = f"The module {name!r} ({type(module).__name__})"
             if micro > 1:
                 raise ValueError(
-                    f"{name} normalizes over the rows of a batch, which micro-batches would take apart; set "
+                    f"{told} normalizes over the rows of a batch, which micro-batches would take apart; set "
                     "train.accumulation to 1."
                 )
             if self.processes > 1 and not isinstance(module, nn.SyncBatchNorm):
                 raise ValueError(
-                    f"{name} normalizes over the rows of a batch, and with several processes no one holds them all; "
+                    f"{told} normalizes over the rows of a batch, and with several processes no one holds them all; "
                     "convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process."
                 )
 
@@ -169,11 +170,8 @@ class Step:
     def prepare(self, roles: Roles, previous: States | None = None) -> None:
         """Lets every objective look at the model and its data before the first step, and at its own last stage."""
         check_pairs(self.objective, roles.rows, roles.answers)
-        methods = self.objective.methods
-        for term in self.objective.terms:
-            if term.name not in self.states:
-                before = (previous or {}).get(methods[term.name])
-                self.states[term.name] = term.objective.prepare(self.bare, roles, term.role[0], before)
+        if any(term.name not in self.states for term in self.objective.terms):
+            self.states = prepare(self.objective, self.bare, roles, previous) | self.states
 
     @property
     def left(self) -> States:

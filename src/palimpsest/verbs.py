@@ -351,9 +351,14 @@ def new_verb(given: argparse.Namespace) -> int:
     """``palimpsest new``."""
     from palimpsest.blanks import write_blanks
 
-    for path in write_blanks(given.noun, given.name, Path.cwd()):
+    written = write_blanks(given.noun, given.name, Path.cwd())
+    for path in written:
         print(f"Wrote {path}.")
+    cls = "".join(part.capitalize() for part in given.name.split("_"))
     tests = f"tests/methods/test_{given.name}.py tests/contract -k {given.name}"
+    if written[0].parent == Path.cwd():
+        tests = written[1].name
+        print(f"A recipe in this folder names it as {given.name}:{cls}, with --allow-imports.")
     print(f"Fill the blanks until this is green: pytest {tests}")
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ class View:
     def companion(self, name: str) -> Any:
         """The view of a frozen companion model on the same batch."""
         if name not in self.companions:
-            raise RuntimeError(
+            raise ValueError(
                 f"The objective asked for view.{name}, but no {name} was given; list {name!r} in the objective's "
                 "`needs` and pass one to evaluate()."
             )
@@ -171,7 +171,7 @@ class TokenView(View):
         if out.logits is not None:
             return out.logits if out.logits.dtype == torch.float64 else out.logits.float()
         if out.hidden is None or out.head is None:
-            raise RuntimeError("These columns hold log-probabilities only; use a reference that runs the model (copy).")
+            raise ValueError("These columns hold log-probabilities only; use a reference that runs the model (copy).")
         return linear_logits(out.hidden, out.head.weight, out.head.bias, softcap=out.head.softcap, scale=out.head.scale)
 
     @property
@@ -222,7 +222,7 @@ class TokenView(View):
         if name == "last" and self.outputs.hidden is not None:
             return self.outputs.hidden
         if name not in self.outputs.taps:
-            raise RuntimeError(
+            raise ValueError(
                 f"The activation {name!r} was not recorded; list 'hidden:{name}' in the objective's `needs`."
             )
         return self.outputs.taps[name]
@@ -244,6 +244,7 @@ class Moments:
         return Moments(logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1), mean, variance, logits.shape[-1])
 
 
+@runtime_checkable
 class Scores(Protocol):
     """Class scores [B, C] that an output layer has not computed, because a loss may need only their moments."""
 

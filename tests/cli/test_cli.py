@@ -252,3 +252,32 @@ def test_every_line_of_progress_is_written_at_once(monkeypatch: pytest.MonkeyPat
     console.progress("first", Progress(1, 8, {"authors/cross_entropy": 6.2}, 0.1))
     console.note("A sentence.")
     assert len(written) == 3 and all(text.endswith("\n") for text in written)
+
+
+PUBLIC = """
+import importlib, types
+import palimpsest as package
+named = {name: importlib.import_module(f"palimpsest.{home}") for name, home in package._HOME.items()}
+for name, home in named.items():
+    for _ in range(2):
+        found = {}
+        exec(f"from palimpsest import {name}", found)
+        assert found[name] is getattr(home, name) is getattr(package, name), name
+        assert not isinstance(found[name], types.ModuleType), name
+"""
+TWICE = """
+from palimpsest import run, compare
+from palimpsest import run as again, compare as too
+assert run is again and compare is too
+import palimpsest.run, palimpsest.compare
+from palimpsest.run import run as own
+from palimpsest import run as still
+assert own is run is still is palimpsest.run and palimpsest.compare is compare and callable(run) and callable(compare)
+"""
+
+
+@pytest.mark.parametrize("program", [PUBLIC, TWICE])
+def test_public_names_are_never_the_modules_that_are_called_like_them(program: str) -> None:
+    """In a fresh process, and whatever is imported first."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

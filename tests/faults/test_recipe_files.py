@@ -114,7 +114,14 @@ def test_python_recipes(project: Any) -> None:
             "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Loss:\n    pass\n",
             r"objective\.0: 'mine_\w+:Loss' is no objective; name a subclass of Objective\.",
         ),
-        ("1 / 0\n", r"objective\.0: 'mine_\w+:Loss' failed \(ZeroDivisionError: division by zero\); correct its code"),
+        (
+            "\n1 / 0\n",
+            r"'mine_\w+:Loss' failed \(ZeroDivisionError: division by zero; \S*mine_\w+\.py:2\); correct its code\.",
+        ),
+        (
+            "import sys\nsys.nothing\n",
+            r"objective\.0: 'mine_\w+:Loss' failed \(AttributeError: module 'sys' has .*; \S*mine_\w+\.py:2\); ",
+        ),
         ("x = 1\n", r"objective\.0: 'mine_\w+:Loss' could not be loaded .*; write it as package\.module:Class"),
     ],
 )
@@ -126,3 +133,10 @@ def test_classes_of_the_user(project: Any, monkeypatch: pytest.MonkeyPatch, code
     said = project.refused("--allow-imports")
     assert re.search(says, said), said
     sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("path", ["losses.py", "./losses.py", "./losses", "part/losses.py"])
+def test_a_file_in_place_of_a_module(project: Any, path: str) -> None:
+    project.recipe["stages"][0]["objective"][0] = {"on": "forget", f"{path}:Loss": {}}
+    said = project.refused("--allow-imports")
+    assert said.endswith(f"'{path}:Loss' names a file; write losses:Loss, a module on PYTHONPATH or beside the recipe.")

@@ -113,7 +113,7 @@ def test_a_finished_run_is_not_run_again(digits: Any, monkeypatch: pytest.Monkey
     out = digits.folder / "out"
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.rglob("*") if p.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr("palimpsest.run._Work", None)  # which loads models, trains and measures
+        patch.setattr(sys.modules["palimpsest.run"], "_Work", None)  # which loads models, trains and measures
         status, err = digits.run()
     assert status == 0
     assert "holds the finished run of this recipe; its report is read back." in err and "step" not in err

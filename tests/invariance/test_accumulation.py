@@ -166,7 +166,10 @@ def test_statistics_of_a_batch_are_not_taken_of_its_parts(loop: Callable[..., Re
     training = Training(steps=2, batch=8, accumulation=2, lr=0.1, optimizer="sgd")
     model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     start = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"1 normalizes over the rows .* take apart; set train\.accumulation to 1\."):
+    with pytest.raises(
+        ValueError,
+        match=r"The module '1' \(BatchNorm1d\) normalizes over the rows .* take apart; set train\.accumulation to 1\.",
+    ):
         loop(model, roles, term, training)
     assert all(torch.equal(v, start[n]) for n, v in model.state_dict().items())
     moves = {n: torch.full(p.shape, not n.startswith("1")) for n, p in model.named_parameters()}

@@ -188,8 +188,8 @@ def refused(**stage: Any) -> Spec:
 REFUSED: dict[str, tuple[Spec, str]] = {
     "batch-statistics": (
         {**refused(), "model": {"pretrained": "digits-cnn", "adapter": "classifier"}},
-        "stages.0: norm1 normalizes over the rows of a batch, and with several processes no one holds them all; "
-        "convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process.",
+        "stages.0: The module 'norm1' (BatchNorm2d) normalizes over the rows of a batch, and with several processes no"
+        " one holds them all; convert it with torch.nn.SyncBatchNorm.convert_sync_batchnorm, or train on one process.",
     ),
     "compared-rows": (
         refused(objective=[{"on": "two", "multi_similarity": {}}]),

@@ -13,7 +13,8 @@ import pytest
 from palimpsest import cli
 from palimpsest.blanks import write_blanks
 from palimpsest.card import parse_card
-from palimpsest.names import FAMILIES
+from palimpsest.names import FAMILIES, build
+from palimpsest.objective import on
 
 
 @pytest.fixture
@@ -102,12 +103,20 @@ def test_an_unknown_noun_names_those_there_are(noun, says, checkout):
         write_blanks(noun, "my_loss", checkout)
 
 
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path, monkeypatch, capsys):
+def test_in_a_folder_that_is_no_checkout_they_lie_beside_the_recipes(tmp_path, monkeypatch, capsys):
+    """The class is one that a recipe can name, and the test there fails until both are filled."""
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["new", "objectives", "my_loss"]) == 2
-    error = capsys.readouterr().err
-    assert "is no checkout of Palimpsest" in error and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["new", "objectives", "loss_of_mine"]) == 0
+    printed = capsys.readouterr().out
+    assert "names it as loss_of_mine:LossOfMine, with --allow-imports" in printed and printed.endswith(
+        "pytest test_loss_of_mine.py\n"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["loss_of_mine.py", "test_loss_of_mine.py"]
+    method = build("loss_of_mine:LossOfMine", "objectives", allow_imports=True)
+    assert on("task", method).name == "task/LossOfMine"
+    done = run_tests(tmp_path / "test_loss_of_mine.py", tmp_path)
+    assert "2 failed" in done.stdout and "loss_of_mine.py still has the blank <One plain sentence" in done.stdout
 
 
 def test_the_verb_says_what_it_wrote(checkout, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from torch import nn
 
 from palimpsest.adapters.classifier import Classifier
 from palimpsest.loop import Training, fit
-from palimpsest.objective import evaluate, on
+from palimpsest.objective import count_items, evaluate, on, prepare
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.elastic_weight_consolidation import (
     ElasticWeightConsolidation,
@@ -120,6 +120,35 @@ def test_frozen_parameters_have_no_part():
     state = ElasticWeightConsolidation().prepare(model, roles, "weights")
     assert not any(key.startswith("importance/0/") for key in state.state_dict())
     assert float(penalty(ElasticWeightConsolidation(), state, model).detach()) == 0
+
+
+def test_a_loop_of_ones_own_with_what_prepare_returns():
+    """Two micro-batches have the gradient of the whole batch, and the second task's penalty knows the first task's."""
+    model, roles = net(), Roles(Classifier(3), {"task": rows(6, 0), "new": rows(6, 1)})
+    objective = on("new", CrossEntropy()) + 3 * on("weights", ElasticWeightConsolidation())
+    states = prepare(objective, model, roles)
+    assert states["new/cross_entropy"] is None and len(states) == 2
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1)  # the penalty's gradient is 0 where it was prepared
+
+    def gradient(accumulation):
+        batches = roles.window(0, 6, seed=0, accumulation=accumulation)
+        counts = count_items(objective, batches)
+        model.zero_grad()
+        for batch in batches:
+            evaluate(objective, model, batch, counts=counts, states=states, share=1 / accumulation).total.backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    state = states["weights/elastic_weight_consolidation"]
+    assert float(penalty(ElasticWeightConsolidation(), state, model).detach()) > 0
+    whole = gradient(1)
+    for accumulation in (2, 3):
+        for a, b in zip(gradient(accumulation), whole):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+    last = {"elastic_weight_consolidation": state.state_dict()}
+    (later,) = prepare(on("weights", ElasticWeightConsolidation(of="new")), model, roles, last).values()
+    assert float(later.offset) > 0  # what the first task has left
 
 
 def test_refusals():

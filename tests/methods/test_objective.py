@@ -13,6 +13,7 @@ from palimpsest.adapters.causal_lm import CausalLM
 from palimpsest.objective import Objective, evaluate, on
 from palimpsest.objectives.cross_entropy import CrossEntropy
 from palimpsest.objectives.preference import Preference
+from palimpsest.schedules.ramp import Ramp
 from palimpsest.views import ParameterView, Unit
 from palimpsest.zoo.models import tiny_llama
 
@@ -37,6 +38,21 @@ class SquaredNorm(Objective):
 def test_a_term_on_the_wrong_number_of_roles_is_refused(role: object, objective: Objective, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         on(role, objective)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [CrossEntropy(), CrossEntropy, Ramp, "0.5", None])
+def test_a_term_is_weighed_by_a_number_or_a_function_of_progress(weight: object) -> None:
+    """An objective can be called too, and so can the class of a schedule."""
+    for term in (on("task", CrossEntropy()), on("task", CrossEntropy()) + on("task", CrossEntropy())):
+        with pytest.raises(TypeError, match="multiplied by a number or by a function of progress, not by"):
+            term * weight  # type: ignore[operator]
+
+
+def test_terms_are_added_up_by_sum() -> None:
+    terms = [on(role, CrossEntropy()) for role in ("one", "two", "three")]
+    assert sum(terms) == terms[0] + terms[1] + terms[2] == sum([terms[0] + terms[1], terms[2]])
+    with pytest.raises(TypeError, match="A term can be added to a term, not to 1"):
+        sum(terms, 1)
 
 
 def test_an_objective_of_the_parameters_alone_runs_no_forward() -> None:

@@ -103,6 +103,20 @@ def test_the_batch_split_of_the_snippet_changes_nothing(shown: dict[str, Any]) -
         assert [v for _, v in points] == pytest.approx([v for _, v in shown["result"].curves[name]], rel=1e-5, abs=1e-6)
 
 
+def test_the_micro_batches_of_ones_own_loop_change_nothing(shown: dict[str, Any]) -> None:
+    """The snippet again, with two micro-batches and with one, by the gradient at its step."""
+    (snippet,) = (text for text in blocks("python") if "prepare(learned" in text)
+    unstepped, found = snippet.replace("optimizer.step(), optimizer.zero_grad()", ""), []
+    for accumulation in (2, 1):
+        names = {**shown, "model": copy.deepcopy(shown["model"])}
+        names["model"].zero_grad()
+        exec(compile(unstepped.replace("accumulation=2", f"accumulation={accumulation}"), "README.md", "exec"), names)
+        assert len(names["batches"]) == accumulation
+        found.append({name: p.grad for name, p in names["model"].named_parameters()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_edit_of_the_snippet_is_undone_to_the_last_bit(shown: dict[str, Any]) -> None:
     model, state = shown["model"], before(shown, "patch.applied")
     entries = model.get_parameter("model.norm.weight").numel()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import yaml
 
+from palimpsest.recipe import plain
+from palimpsest.recipe_parts import compile_objective, compile_training
+from palimpsest.recipe_source import parse_recipe
 from palimpsest.yaml_text import NotYaml, dump, parse
 
 
@@ -122,3 +126,24 @@ def test_merges_that_multiply_themselves_end() -> None:
     rest = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 50)}], n{i}: 1}}\n" for i in range(1, 60)]
     with pytest.raises(NotYaml, match="merge keys bring in more than 100,000 values"):
         parse(first + "".join(rest))
+
+
+def test_a_recipe_that_was_read_by_a_loader_of_yaml_1_1() -> None:
+    """PyYAML's own loaders make True of the key ``on`` and a text of 1e-3."""
+    text = """
+    model: {pretrained: tiny-llama}
+    roles: {a: {zoo: probes}}
+    objective: [{on: a, cross_entropy: {}, weight: 1e-3}]
+    train: {steps: 1, lr: 1e-3}
+    audits: {a: [perplexity]}
+    """
+    raw = yaml.safe_load(text)
+    assert True in raw["objective"][0]
+    recipe = parse_recipe(raw)
+    others = {key: value for key, value in plain(parse_recipe(parse(text))).items() if key != "stages"}
+    assert others.items() <= plain(recipe).items()
+    (term,) = recipe.stages[0].objective
+    assert term["on"] == "a" and set(term) == {"on", "cross_entropy", "weight"}
+    total = compile_objective(recipe.stages[0], "stages.0")
+    assert total is not None and total.terms[0].weight == 1e-3
+    assert compile_training(recipe.stages[0], "stages.0").lr == 1e-3

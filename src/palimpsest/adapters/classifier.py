@@ -77,10 +77,14 @@ class Classifier:
         if self.features is not None:
             handle = inner.get_submodule(self.features).register_forward_hook(lambda _, __, out: kept.append(out))
         try:
-            logits: Tensor | Scores = model(torch.cat([batch[r]["inputs"] for r in roles]))  # [sum of B, C]
+            logits: object = model(torch.cat([batch[r]["inputs"] for r in roles]))  # [sum of B, C]
         finally:
             if handle is not None:
                 handle.remove()
+        if not isinstance(logits, Tensor | Scores):
+            raise ValueError(
+                f"The model returned a {type(logits).__name__}; it must return a tensor of logits, [rows, classes]."
+            )
         if len(logits.shape) != 2 or logits.shape[1] != self.classes:
             raise ValueError(
                 f"The model returned {tuple(logits.shape)} for {self.classes} classes; it must return [rows, classes]."

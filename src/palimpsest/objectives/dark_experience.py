@@ -89,7 +89,7 @@ class DarkExperience(Objective):
     def __call__(self, view: LabelView, state: nn.Module | None = None) -> Tensor:
         """[B]."""
         if not isinstance(state, Remembered):
-            raise ValueError("No logits are stored; train with fit(), or pass evaluate(…, states=…).")
+            raise ValueError("No logits are stored; train with fit(), or pass evaluate(…, states=prepare(…)).")
         return dark_experience(view.logits, state.of(view.batch["index"]))
 
 

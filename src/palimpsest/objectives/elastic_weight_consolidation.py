@@ -129,7 +129,9 @@ class ElasticWeightConsolidation(Objective):
     def __call__(self, view: ParameterView, state: nn.Module | None = None) -> Tensor:
         """The penalty, scalar."""
         if not isinstance(state, Consolidated):
-            raise ValueError("EWC needs what prepare() found; train with fit(), or pass evaluate(…, states=…).")
+            raise ValueError(
+                "EWC needs what prepare() found; train with fit(), or pass evaluate(…, states=prepare(…))."
+            )
         terms = [
             quadratic_penalty(view.parameters[n], state.of("anchor", n), state.of("importance", n))
             for n in state.names

@@ -162,7 +162,7 @@ class PrototypeRelation(Objective):
     def __call__(self, views: tuple[LabelView, LabelView], state: nn.Module | None = None) -> Tensor:
         """[B], the mean of a row's two views."""
         if not isinstance(state, Prototypes):
-            raise ValueError("There are no prototypes; train with fit(), or pass evaluate(…, states=…).")
+            raise ValueError("There are no prototypes; train with fit(), or pass evaluate(…, states=prepare(…)).")
         features = torch.cat([view.features.flatten(1) for view in views])  # [2 B, D]
         place = state.place(torch.cat([view.labels for view in views]))
         items = self.pull * prototype_pull(features, state.vectors[place])
