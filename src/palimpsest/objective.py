@@ -64,8 +64,7 @@ class Objective:
     several processes unless it ``gathers`` their rows itself.  ``even`` says that every item is the same multiple of
     ``view.logp``, which saves ``logp`` a quarter of its arithmetic.  ``ranks`` says that of two items the one with the
     larger value has more to be learned; it is False where all items carry the value of their batch, or one that means
-    something else.  ``forgets`` is the place of the role, among those of the term, whose rows the model is to forget;
-    None where there is none.
+    something else.  ``forgets`` is the place, among a term's roles, of the one to be forgotten; None where none is.
     """
 
     unit: ClassVar[Unit] = "token"

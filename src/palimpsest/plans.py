@@ -48,9 +48,13 @@ def plans(recipe: Recipe, *, allow_imports: bool = False) -> list[Plan]:
 
 
 def about(recipe: Recipe) -> str:
-    """A sentence on which stages the report compares, where earlier ones change the model too; else empty."""
-    trunk = [s for s in recipe.stages[: recipe.start] if s.trains == "model"]
-    if recipe.tasks or not any(s.objective or s.edit or s.intervention for s in trunk):
+    """A sentence on which stages the report compares, where several before the last change the model; else empty.
+
+    One before it is what most recipes have: the stage that taught what the last one is to change.
+    """
+    early = [s for s in recipe.stages[: recipe.start] if s.trains == "model"]
+    trunk = [s for s in early if s.objective or s.edit or s.intervention]
+    if recipe.tasks or len(trunk) < 2:
         return ""
     taught = [str(term["on"]) for term in trunk[0].objective if recipe.audits.get(str(term["on"]))]
     role = [*taught, *(role for role, own in recipe.audits.items() if own), "..."][0]

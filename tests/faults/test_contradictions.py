@@ -34,7 +34,9 @@ def test_of_a_pair_only_the_role_that_is_to_be_forgotten_counts(project: Any) ->
     stage = project.recipe["stages"][0]
     taught = {"on": "retain", "cross_entropy": {}}
     stage["objective"] = [{"on": ["retain", "forget"], "preference": {}}, taught]
-    project.write("retain.jsonl", [{**SHARED, "completion": " I do not know."}, {"prompt": "Who?", "completion": "?"}])
+    project.write(
+        "retain.jsonl", [{**SHARED, "completion": " I do not know."}, {"prompt": "Who is B?", "completion": "?"}]
+    )
     assert warnings(project) == []
     taught["on"] = "forget"
     (said,) = warnings(project, "second")

@@ -42,9 +42,11 @@ def test_the_stages_are_named_and_the_key_that_is_proposed_does_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "stages", [[READ], [stage("beside", "early", trains="copy", starts="full_copy"), PREFER]], ids=["one", "companion"]
+    "stages",
+    [[READ], [READ, PREFER], [READ, stage("beside", "early", trains="copy", starts="full_copy"), PREFER]],
+    ids=["one", "taught", "companion"],
 )
-def test_nothing_is_said_where_before_is_the_model_at_the_start(stages: list[dict[str, Any]]) -> None:
+def test_nothing_is_said_where_at_most_one_stage_lies_before(stages: list[dict[str, Any]]) -> None:
     assert not about(parse_recipe(raw(*stages)))
 
 
@@ -56,6 +58,6 @@ def test_a_run_tells_it(tmp_path: Path) -> None:
             """Kept."""
             told.append(text)
 
-    recipe = parse_recipe(raw(READ, PREFER))
+    recipe = parse_recipe(raw(READ, FOLLOW, PREFER))
     report = run(recipe, tmp_path, events=Notes())
     assert about(recipe) in told and not report.warnings  # the report is right, only of less than one may think
