@@ -39,7 +39,9 @@ def folder(
             add_scores(place / f"seed-{seed}" / run / "scores.jsonl", scores)
         measured[run] = {seed: found}
     runs = [Run(run, KINDS[run]) for run in levels]  # type: ignore[arg-type]
-    build_report(place.name, measured, runs, recipe_text=RECIPE, resamples=50).save(place / "report.json")
+    build_report(place.name, measured, runs, recipe_text=f"seeds: [{seed}]{RECIPE}", resamples=50).save(
+        place / "report.json"
+    )
     return place
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def test_other_rows_are_refused_before_a_model_is_loaded(
 ) -> None:
     written(tmp_path, "others.jsonl", change(pairs("Who makes")))
     recipe["roles"]["rejected"]["file"] = "others.jsonl"
-    monkeypatch.setattr("palimpsest.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        sys.modules["palimpsest.run"], "load_model", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     with pytest.raises(RecipeError, match=says):
         result(recipe, tmp_path)
