@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 POWER_LIMIT, MEMORY_LIMIT = 1.15, 0.5
 AUDITS = 10
@@ -62,6 +62,7 @@ def audits(module: Any) -> None:
         """So many items, each with a value that the stage moves a little, and a text."""
 
         items: int = 400
+        own_items: ClassVar[bool] = True
 
         def __call__(self, subject: Subject, data: Mapping[str, Sequence[Row]], role: str) -> Scores:
             base = float(subject.predict(data[role][:1])[0, 0])
