@@ -19,7 +19,7 @@ from palimpsest.checkpoint import append_line, write_json, write_text
 from palimpsest.data import row_digest
 from palimpsest.own_code import code_digests
 from palimpsest.plans import Plan, made_by
-from palimpsest.recipe import Recipe, RecipeError, Spec, plain, short, to_yaml
+from palimpsest.recipe import Recipe, RecipeError, Spec, plain, short, to_yaml, validated
 from palimpsest.report import Report
 from palimpsest.role_data import audit_names
 from palimpsest.yaml_text import dump, parse
@@ -142,13 +142,11 @@ def _made_there(out: Path) -> dict[str, Any]:
 
 
 def _read(kept: Path) -> dict[str, Any] | None:
-    """A kept recipe as plain data; None where it cannot be read."""
+    """A kept recipe as plain data, with the defaults of keys that came later; None where it cannot be read."""
     try:
-        found = parse(kept.read_text(encoding="utf-8"))
+        return dict(parse(to_yaml(validated(Recipe, parse(kept.read_text(encoding="utf-8"))))))
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in ("roles", "audits"))
-    return found if whole else None
 
 
 def _difference(there: dict[str, Any], here: dict[str, Any], later: Sequence[str]) -> str:

@@ -177,3 +177,13 @@ def test_two_long_values_are_shown_where_they_part(ran: Any) -> None:
     watched.append("probability")
     ran.recipe["roles"]["long"] = ran.write(f"{'x' * 70}-2.jsonl", OTHERS).name
     assert "(roles.long is '…xxxxxxxxx-1.jsonl' there and '…xxxxxxxxx-2.jsonl' here)" in ran.refused()
+
+
+def test_a_key_that_came_later_makes_no_other_recipe(ran: Any) -> None:
+    """Its default is what the run was made with."""
+    kept = ran.folder / "out" / "recipe.yaml"
+    written = kept.read_text()
+    kept.write_text(written.replace("  end_of_text: false\n", "").replace("  packed: false\n", ""))
+    assert kept.read_text() != written
+    status, said = ran.run()
+    assert (status, ran.asked, kept.read_text()) == (0, [], written), said
