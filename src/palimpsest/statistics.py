@@ -170,7 +170,7 @@ def distance_change(
     """|after - reference| - |before - reference|: below 0 when the run came nearer to the reference."""
     arms = [before, after, reference]
     found = combined_bootstrap(arms, lambda b, a, r: np.abs(a - r) - np.abs(b - r), resamples=resamples, seed=seed)
-    return found.within(changes(before[0].range))
+    return _bounded(found, before[0], changes(before[0].range))
 
 
 def changes(bounds: Bounds) -> Bounds:

@@ -52,9 +52,10 @@ class _Loader(yaml.SafeLoader):
         own: dict[Hashable, _Pair] = {}
         merged: dict[Hashable, _Pair] = {}
         for key, value in node.value:
-            if _word(key) in own:
+            word = self._word(key)
+            if word in own:
                 raise _refusal(f"the key {str(key.value)[:40]!r} stands here twice", key)
-            own[_word(key)] = (key, value)
+            own[word] = (key, value)
             if key.tag == _MERGE:
                 merged = self._merged(value)
         node.value = [pair for pair in (merged | own).values() if pair[0].tag != _MERGE]
@@ -70,13 +71,16 @@ class _Loader(yaml.SafeLoader):
             self.merged += len(source.value)
             if self.merged > MOST_MERGED:
                 raise _refusal(f"merge keys bring in more than {MOST_MERGED:,} values; write them out", source)
-            found = {_word(key): (key, inner) for key, inner in source.value} | found
+            found = {self._word(key): (key, inner) for key, inner in source.value} | found
         return found
 
-
-def _word(key: yaml.Node) -> Hashable:
-    """What two equal keys have in common; only scalars can be equal."""
-    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+    def _word(self, key: yaml.Node) -> Hashable:
+        """What two equal keys have in common, however they are written; only scalars can be equal."""
+        if not isinstance(key, yaml.ScalarNode):
+            return "node", id(key)
+        if key.tag == _MERGE:
+            return ("merge",)
+        return "value", self.construct_object(key)  # true and True are one, as 1 and 0x1 are
 
 
 def _refusal(reason: str, node: yaml.Node) -> yaml.MarkedYAMLError:

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from palimpsest.audit import NONNEGATIVE, SHARE, UNBOUNDED, Bounds, Scores, Statistic
-from palimpsest.statistics import Interval, at_an_end, bootstrap, bootstrap_over_seeds, paired_bootstrap
+from palimpsest.statistics import (
+    Interval,
+    at_an_end,
+    bootstrap,
+    bootstrap_over_seeds,
+    distance_change,
+    paired_bootstrap,
+)
 from palimpsest.verdict import judge, parse_expectation
 
 
@@ -79,3 +86,12 @@ def test_a_bound_takes_as_many_items_as_it_takes(items: int, finding: str) -> No
     found = judge("after", "forget", "exact_match", parse_expectation({"at most": 0.1}), *arms)
     assert found.verdict == finding
     assert ("does not settle" in found.sentence) is (finding == "not shown")
+
+
+def test_a_run_that_reached_the_reference_in_every_item_is_not_taken_for_certain():
+    zeros, ones = scores(0.0, 24), scores(1.0, 24)
+    found = distance_change([ones], [zeros], [zeros])
+    assert (found.value, found.low) == (-1.0, -1.0)
+    assert found.high == pytest.approx(-1 + 2 * (1 - 0.05 ** (1 / 24)))
+    same = distance_change([zeros], [zeros], [zeros])
+    assert (same.low, same.high) == (0.0, 0.0)

@@ -147,3 +147,9 @@ def test_a_recipe_that_was_read_by_a_loader_of_yaml_1_1() -> None:
     total = compile_objective(recipe.stages[0], "stages.0")
     assert total is not None and total.terms[0].weight == 1e-3
     assert compile_training(recipe.stages[0], "stages.0").lr == 1e-3
+
+
+@pytest.mark.parametrize("text", ["true: 1\nTrue: 2", "1: a\n0x1: b", "x: {1: a, 1.0: b}"])
+def test_equal_keys_that_are_written_in_two_ways_are_refused(text: str) -> None:
+    with pytest.raises(NotYaml, match="twice"):
+        parse(text)
