@@ -153,6 +153,12 @@ def test_a_start_that_may_know_the_rows_is_told_and_stands_in_the_report(raw: di
     assert caution in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_naming_the_model_itself_as_the_start_is_told_too(raw: dict[str, Any]) -> None:
+    own = raw["model"]["pretrained"]
+    (caution,) = cautions(parse_recipe(retrain(raw, pretrained=f"{own}/", train=TRAIN)))
+    assert "has not seen the rows of forget" in caution
+
+
 def test_a_recipe_that_teaches_the_rows_itself_needs_no_caution(raw: dict[str, Any]) -> None:
     teach = {"name": "teach", "objective": [{"on": "all", **CE}], "train": TRAIN}
     unlearn = {"name": "unlearn", "objective": raw.pop("objective"), "train": raw.pop("train")}

@@ -72,7 +72,8 @@ class Retrain:
     def _caution(self, trunk: Sequence[Stage], recipe: Recipe) -> str:
         """A sentence where what is to be forgotten was learned in no stage, so that it may be known at the start."""
         taught = any(_teaches(stage) and self._holds(t["on"], recipe) for stage in trunk for t in stage.objective)
-        if taught or self.pretrained is not None or self.forget not in recipe.roles:
+        own = self.pretrained is None or Path(self.pretrained) == Path(recipe.model.pretrained)
+        if taught or not own or self.forget not in recipe.roles:
             return ""
         return (
             f"retrain starts from {recipe.model.pretrained}; it is a reference only if that model has not seen the rows"
